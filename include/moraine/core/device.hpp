@@ -1,0 +1,156 @@
+#pragma once
+// Devices, the allocator of each, and the slot through which a CUDA kernel is bound.
+//
+// A kernel K is a plain struct of pointers and sizes with a static `cpu(const K&)`. Its CUDA
+// launcher sits in CudaSlot<K>, filled at start-up by the one .cu file of a program
+// (include/moraine/cuda.cu). Nothing else differs between a program with and without CUDA.
+#include <moraine/core/config.hpp>
+#include <moraine/core/error.hpp>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <string>
+
+namespace moraine MORAINE_API {
+
+enum class Device : unsigned char { cpu, cuda };
+
+inline const char* name_of(Device d) { return d == Device::cpu ? "cpu" : "cuda"; }
+
+/// The CPU row of the device table: counts what tensors hold, and keeps freed blocks for the next
+/// step of a training loop, which asks for the same sizes again (a fresh block costs a page fault
+/// for every 4 KiB).
+struct CpuDevice {
+  std::atomic<std::size_t> live{0};         ///< bytes held by tensors now
+  std::atomic<std::size_t> peak{0};         ///< the most that were held at once
+  std::atomic<std::size_t> limit{0};        ///< refuse to hold more than this; 0: no limit
+  std::atomic<std::size_t> cache_limit{std::size_t{1} << 28};  ///< bytes kept for reuse; 0: none
+
+  void* alloc(std::size_t bytes);
+  void free(void* p, std::size_t bytes) noexcept;
+  /// Gives every kept block back to the system.
+  void trim() noexcept;
+  void reset_peak() { peak = live.load(); }
+
+ private:
+  static constexpr std::size_t kept_from = 1 << 15;  // smaller blocks: malloc is fast enough
+  static constexpr int classes = 4 * 32;             // four sizes per power of two from kept_from
+  struct Block { Block* next; };
+  static std::size_t round(std::size_t bytes, int& cls) {
+    std::size_t base = kept_from;
+    cls = 0;
+    while (base * 2 <= bytes) base *= 2, cls += 4;
+    const std::size_t quarter = base / 4, steps = (bytes - base + quarter - 1) / quarter;
+    cls += static_cast<int>(steps);
+    return base + steps * quarter;
+  }
+  std::mutex mutex_;
+  std::size_t cached_ = 0;
+  Block* kept_[classes + 8] = {};
+};
+
+inline CpuDevice cpu_device;
+
+inline void* CpuDevice::alloc(std::size_t bytes) {
+  const std::size_t now = live.fetch_add(bytes) + bytes;
+  const std::size_t most = limit.load(std::memory_order_relaxed);
+  if (most && now > most) {
+    live -= bytes;
+    fail(ErrorKind::memory, "memory: a tensor of " + std::to_string(bytes) + " bytes would pass the limit; " +
+                                std::to_string(now) + " of " + std::to_string(most) +
+                                " bytes -> smaller windows or batches, or a larger --memory");
+  }
+  std::size_t seen = peak.load();
+  while (now > seen && !peak.compare_exchange_weak(seen, now)) {}
+  std::size_t want = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
+  if (want >= kept_from && cache_limit.load(std::memory_order_relaxed)) {
+    int cls;
+    want = round(want, cls);
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (cls < classes && kept_[cls]) {
+      Block* b = kept_[cls];
+      kept_[cls] = b->next;
+      cached_ -= want;
+      return b;
+    }
+  }
+  void* p = std::aligned_alloc(64, want);
+  if (!p) {
+    live -= bytes;
+    fail(ErrorKind::memory, "memory: the system has no " + std::to_string(bytes) + " bytes left; " +
+                                std::to_string(now - bytes) + " bytes are held by tensors");
+  }
+  return p;
+}
+
+inline void CpuDevice::free(void* p, std::size_t bytes) noexcept {
+  live -= bytes;
+  std::size_t want = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
+  if (want >= kept_from && cache_limit.load(std::memory_order_relaxed)) {
+    int cls;
+    want = round(want, cls);
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (cls < classes && cached_ + want <= cache_limit) {
+      kept_[cls] = new (p) Block{kept_[cls]};
+      cached_ += want;
+      return;
+    }
+  }
+  std::free(p);
+}
+
+inline void CpuDevice::trim() noexcept {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (Block*& head : kept_)
+    while (head) {
+      Block* next = head->next;
+      std::free(head);
+      head = next;
+    }
+  cached_ = 0;
+}
+
+/// The CUDA row. Constant-initialised; only the .cu translation unit writes to it, before main.
+struct CudaDevice {
+  void* (*alloc)(std::size_t) = nullptr;
+  void (*free)(void*) = nullptr;
+  void (*copy)(void* dst, const void* src, std::size_t) = nullptr;  ///< either way, synchronous
+  void (*synchronize)() = nullptr;
+  const char* status =
+      "the CUDA backend is not linked -> compile include/moraine/cuda.cu into your program "
+      "(CMake: link moraine::cuda)";
+};
+inline CudaDevice cuda_device;
+
+/// True when the CUDA backend is linked and found a device.
+inline bool cuda_available() { return cuda_device.alloc != nullptr; }
+
+/// Where the launcher of kernel K sits once a .cu file is linked.
+template <class K> struct CudaSlot {
+  static inline void (*run)(const K&) = nullptr;
+};
+
+/// Runs kernel K where its tensors are.
+template <class K> void launch(Device d, const K& k) {
+  if (d == Device::cpu) return K::cpu(k);
+  if (!CudaSlot<K>::run)
+    fail(ErrorKind::device,
+         std::string(K::name) + ": " +
+             (cuda_device.alloc ? "has no CUDA kernel for this element type yet -> move the tensor "
+                                  "to the CPU with .to(Device::cpu)"
+                              : cuda_device.status));
+  CudaSlot<K>::run(k);
+}
+
+}  // namespace moraine
+
+/// Last lines of an op's device section: hands a launcher with internal linkage to the slot of
+/// kernel K<float>. A second line with another type binds that type.
+#define MORAINE_CUDA_KERNEL(K, T, launcher)                                \
+  namespace {                                                              \
+  [[maybe_unused]] const bool bound_##launcher##_##T =                     \
+      ((::moraine::CudaSlot<K<T>>::run = &launcher<T>), true);             \
+  }
