@@ -1,0 +1,167 @@
+#pragma once
+// The inner loops of the float product: one tile of C in registers, and the epilogue of a tile.
+// Two shapes per instruction set, written once: wide (6 rows; 12 or 24 vector accumulators) and
+// narrow (12 rows of one vector, for the few columns that would leave a wide tile mostly empty).
+#include <moraine/core/activation.hpp>
+#include <moraine/core/shape.hpp>
+#include <moraine/cpu/simd.hpp>
+
+#include <cstring>
+
+namespace moraine MORAINE_API {
+namespace cpu {
+
+/// out = init + A B for one tile. Row i of A starts at rows[i] and its elements lie `step` apart;
+/// row k of B lies at b + k ldb. A row stride ldi of 0 repeats one row of init (a bias).
+using TileFunction = void(const float* const* rows, Index step, const float* b, Index ldb, Index k,
+                          const float* init, Index ldi, float* out, Index ldo);
+
+/// What happens to a finished tile t (rows x cols, row stride ldt, columns padded to whole
+/// vectors): x = alpha t + bias; pre = x; x = act(x) * scale + residual; c = x or c += x.
+/// Pointers stand at the tile's corner; pre, residual and c have row stride ldc.
+struct TileEpilogue {
+  float alpha = 1;
+  const float* bias = nullptr;
+  Activation act = Activation::none;
+  float* pre = nullptr;
+  const float* residual = nullptr;
+  const float* scale = nullptr;
+  bool accumulate = false;
+  float* c = nullptr;
+  Index ldc = 0;
+};
+using FinishFunction = void(const TileEpilogue& e, const float* t, Index ldt, Index rows,
+                            Index cols);
+
+struct GemmKernels {
+  Isa isa;
+  int lanes;       ///< floats in a vector, and columns of the narrow tile
+  int wide_cols;   ///< columns of the wide tile
+  TileFunction *wide, *narrow;
+  FinishFunction* finish;
+  static constexpr int wide_rows = 6, narrow_rows = 12;
+};
+
+/// The kernels of one instruction set; null if this machine lacks it.
+const GemmKernels* gemm_kernels(Isa isa);
+/// The best kernels for this machine.
+const GemmKernels& gemm_kernels();
+
+namespace simd {
+
+template <class L, int R, int V>
+MORAINE_FLATTEN void tile(const float* const* rows, Index step, const float* b, Index ldb, Index k,
+                          const float* init, Index ldi, float* out, Index ldo) {
+  using F = typename L::F;
+  constexpr int W = L::width;
+  const float* a[R];
+  F s[R][V];
+  MORAINE_UNROLL for (int i = 0; i < R; ++i) {
+    a[i] = rows[i];
+    MORAINE_UNROLL for (int j = 0; j < V; ++j) s[i][j] = L::at(init + i * ldi + j * W);
+    // Ownership of the lines that will be stored to takes as long as much of the loop below.
+    MORAINE_UNROLL for (int j = 0; j < V * W; j += 16) __builtin_prefetch(out + i * ldo + j, 1);
+  }
+  Index at = 0;
+  for (Index kk = 0; kk < k; ++kk) {
+    F w[V];
+    MORAINE_UNROLL for (int j = 0; j < V; ++j) w[j] = L::at(b + j * W);
+    MORAINE_UNROLL for (int i = 0; i < R; ++i) {
+      const F x = a[i][at] - F{};
+      MORAINE_UNROLL for (int j = 0; j < V; ++j) s[i][j] += x * w[j];
+    }
+    at += step;
+    b += ldb;
+  }
+  MORAINE_UNROLL for (int i = 0; i < R; ++i) {
+    MORAINE_UNROLL for (int j = 0; j < V; ++j) L::at(out + i * ldo + j * W) = s[i][j];
+  }
+}
+
+template <class L>
+MORAINE_FLATTEN void finish(const TileEpilogue& e, const float* t, Index ldt, Index rows,
+                            Index cols) {
+  using F = typename L::F;
+  constexpr int W = L::width;
+  for (Index j = 0; j < cols; j += W) {
+    const Index left = cols - j;
+    if (left >= W) {
+      for (Index i = 0; i < rows; ++i) {
+        const Index at = i * e.ldc + j;
+        F x = L::at(t + i * ldt + j) * e.alpha;
+        if (e.bias) x += L::at(e.bias + j);
+        if (e.pre) L::at(e.pre + at) = x;
+        activate<L>(e.act, x);
+        if (e.scale) x *= L::at(e.scale + j);
+        if (e.residual) x += L::at(e.residual + at);
+        if (e.accumulate) x += L::at(e.c + at);
+        L::at(e.c + at) = x;
+      }
+    } else {
+      // Fewer columns than a vector has: the same through a padded copy, so that nothing beside
+      // the matrix is read or written and the numbers are those of a whole vector.
+      const std::size_t bytes = static_cast<std::size_t>(left) * sizeof(float);
+      for (Index i = 0; i < rows; ++i) {
+        const Index at = i * e.ldc + j;
+        F x = L::at(t + i * ldt + j) * e.alpha, y = F{};
+        if (e.bias) std::memcpy(&y, e.bias + j, bytes), x += y;
+        if (e.pre) std::memcpy(e.pre + at, &x, bytes);
+        activate<L>(e.act, x);
+        if (e.scale) std::memcpy(&y, e.scale + j, bytes), x *= y;
+        if (e.residual) std::memcpy(&y, e.residual + at, bytes), x += y;
+        if (e.accumulate) std::memcpy(&y, e.c + at, bytes), x += y;
+        std::memcpy(e.c + at, &x, bytes);
+      }
+    }
+  }
+}
+
+#if defined(MORAINE_BODIES)
+#define MORAINE_GEMM_KERNELS(NAME, ATTRIBUTE, LANES, VECTORS)                                      \
+  ATTRIBUTE MORAINE_INLINE void NAME##_wide(const float* const* rows, Index step, const float* b,  \
+                                            Index ldb, Index k, const float* init, Index ldi,      \
+                                            float* out, Index ldo) {                               \
+    tile<LANES, GemmKernels::wide_rows, VECTORS>(rows, step, b, ldb, k, init, ldi, out, ldo);      \
+  }                                                                                                \
+  ATTRIBUTE MORAINE_INLINE void NAME##_narrow(const float* const* rows, Index step,                \
+                                              const float* b, Index ldb, Index k,                  \
+                                              const float* init, Index ldi, float* out,            \
+                                              Index ldo) {                                         \
+    tile<LANES, GemmKernels::narrow_rows, 1>(rows, step, b, ldb, k, init, ldi, out, ldo);          \
+  }                                                                                                \
+  ATTRIBUTE MORAINE_INLINE void NAME##_finish(const TileEpilogue& e, const float* t, Index ldt,    \
+                                              Index rows, Index cols) {                            \
+    finish<LANES>(e, t, ldt, rows, cols);                                                          \
+  }
+MORAINE_GEMM_KERNELS(portable, __attribute__((noinline)), Lanes4, 2)
+#if defined(MORAINE_X86)
+MORAINE_GEMM_KERNELS(avx2, MORAINE_AVX2, Lanes8, 2)
+MORAINE_GEMM_KERNELS(avx512, MORAINE_AVX512, Lanes16, 4)
+#endif
+#undef MORAINE_GEMM_KERNELS
+#endif
+
+}  // namespace simd
+
+#if defined(MORAINE_BODIES)
+MORAINE_INLINE const GemmKernels* gemm_kernels(Isa isa) {
+  using namespace simd;
+  if (!supports(isa)) return nullptr;
+#if defined(MORAINE_X86)
+  static constexpr GemmKernels a2{Isa::avx2, 8, 16, avx2_wide, avx2_narrow, avx2_finish};
+  static constexpr GemmKernels a5{Isa::avx512, 16, 64, avx512_wide, avx512_narrow, avx512_finish};
+  if (isa == Isa::avx2) return &a2;
+  if (isa == Isa::avx512) return &a5;
+#endif
+  static constexpr GemmKernels p{Isa::portable,   4, 8, portable_wide, portable_narrow,
+                                 portable_finish};
+  return &p;
+}
+MORAINE_INLINE const GemmKernels& gemm_kernels() {
+  static const GemmKernels& best = *gemm_kernels(best_isa());
+  return best;
+}
+#endif
+
+}  // namespace cpu
+}  // namespace moraine

@@ -1,0 +1,1 @@
+#include <moraine/cuda.cuh>
