@@ -74,8 +74,11 @@ inline bool contains(const std::string& text, const std::string& part) {
 /// Where the shared data sets are; "" (and a message) when they are not here.
 inline std::string data_dir() {
   const char* set = std::getenv("MORAINE_DATA");
-  for (std::string at : {std::string(set ? set : ""), std::string("../shared/data"),
-                         std::string(MORAINE_SOURCE_DIR) + "/../shared/data"}) {
+  std::vector<std::string> places = {set ? set : "", "../shared/data", "../../shared/data"};
+#ifdef MORAINE_SOURCE_DIR
+  places.push_back(std::string(MORAINE_SOURCE_DIR) + "/../shared/data");
+#endif
+  for (const std::string& at : places) {
     struct stat st;
     if (!at.empty() && stat(at.c_str(), &st) == 0) return at;
   }
