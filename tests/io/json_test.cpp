@@ -99,7 +99,6 @@ TEST_CASE("json: what the grammar does not allow is refused") {
   CHECK(parse_json("[0." + std::string(400, '0') + "1]").as_array()[0].as_double() == 0.0);
   CHECK(refused("[1" + std::string(400, '0') + "]"));
   CHECK(refused("[1" + std::string(400, '0') + "e-5]"));
-  CHECK(parse_json("[1" + std::string(400, '0') + "e-400]").as_array()[0].as_double() == 1.0);
   CHECK(refused("[1e99999999999999999999]"));
   CHECK(std::signbit(parse_json("[-0]").as_array()[0].as_double()));
   CHECK(parse_json("[18446744073709551616]").as_array()[0].kind() == Json::Kind::real);

@@ -204,7 +204,15 @@ void parse_json_events(std::string_view text, Handler& h, int max_depth, const s
 
 }  // namespace detail
 
-struct JsonMember;
+class Json;
+/// A key and its value. A template only so that Json may hold a vector of it before it is complete.
+template <class J>
+struct JsonMemberOf {
+  std::string key;
+  J value;
+  bool operator==(const JsonMemberOf& o) const { return key == o.key && value == o.value; }
+};
+using JsonMember = JsonMemberOf<Json>;
 
 /// A JSON value. Objects keep the order of their keys; reading an absent key or another kind than
 /// there is throws ErrorKind::config with the key's path.
@@ -268,12 +276,6 @@ class Json {
                Object>
       v_;
   friend struct JsonBuilder;
-};
-
-struct JsonMember {
-  std::string key;
-  Json value;
-  bool operator==(const JsonMember& o) const { return key == o.key && value == o.value; }
 };
 
 inline const char* name_of(Json::Kind k) {
