@@ -1,35 +1,34 @@
 #pragma once
 // A domain: the sensor, the season, the sun and the air under which a scene is seen, so that domain
 // shift is a dial. The seven named domains of the demo, and the box from which pre-training draws.
-#include <moraine/core/error.hpp>
-#include <moraine/core/random.hpp>
-#include <moraine/core/shape.hpp>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <moraine/core/error.hpp>
+#include <moraine/core/random.hpp>
+#include <moraine/core/shape.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
-namespace moraine::data MORAINE_API {
+namespace moraine::data {
 
 /// Any number of bands. Vectors have one value per band; an empty gain means 1, an empty offset 0.
 struct Domain {
   std::string name = "source";
-  float gsd = 1.5f;                            ///< metres per pixel
+  float gsd = 1.5f;                                ///< metres per pixel
   std::vector<float> centres{485, 555, 660, 830};  ///< nm
   std::vector<float> widths{70, 70, 60, 120};      ///< full width at half maximum, nm
-  float season = 0.42f;                        ///< phase of the year, [0,1)
-  float sun_elevation = 55;                    ///< degrees above the horizon
-  float sun_azimuth = 150;                     ///< degrees from north, clockwise
-  float haze = 0.010f;                         ///< optical depth scale, 0: clear air
-  std::vector<float> gain;                     ///< of the sensor
-  std::vector<float> offset;                   ///< of the sensor, reflectance
-  float noise = 0.004f;                        ///< standard deviation, reflectance
-  float psf = 0.6f;                            ///< sigma of the point spread, pixels
-  float wet = 0.30f;                           ///< how wet bare soil is, [0,1]
+  float season = 0.42f;                            ///< phase of the year, [0,1)
+  float sun_elevation = 55;                        ///< degrees above the horizon
+  float sun_azimuth = 150;                         ///< degrees from north, clockwise
+  float haze = 0.010f;                             ///< optical depth scale, 0: clear air
+  std::vector<float> gain;                         ///< of the sensor
+  std::vector<float> offset;                       ///< of the sensor, reflectance
+  float noise = 0.004f;                            ///< standard deviation, reflectance
+  float psf = 0.6f;                                ///< sigma of the point spread, pixels
+  float wet = 0.30f;                               ///< how wet bare soil is, [0,1]
 
   Index bands() const { return static_cast<Index>(centres.size()); }
 };

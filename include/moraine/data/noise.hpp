@@ -2,16 +2,15 @@
 // Random fields for the scene generator: value noise (normal values on a coarse grid, bicubic in
 // between), sums of its octaves, and fast white normals. Every value is a function of (seed,
 // purpose, place): no order of evaluation and no number of threads can change it.
-#include <moraine/core/random.hpp>
-#include <moraine/core/shape.hpp>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <moraine/core/random.hpp>
+#include <moraine/core/shape.hpp>
 #include <vector>
 
-namespace moraine::data MORAINE_API {
+namespace moraine::data {
 
 namespace detail {
 
@@ -39,8 +38,7 @@ inline void white_row(std::uint64_t seed, const char* purpose, std::uint32_t pla
     const Philox p = philox(key, static_cast<std::uint32_t>(x >> 3),
                             static_cast<std::uint32_t>(row), name, plane);
     const Index m = std::min<Index>(8, n - x);
-    for (Index k = 0; k < m; ++k)
-      out[x + k] = table[(p.v[k >> 1] >> ((k & 1) * 16 + 4)) & 4095u];
+    for (Index k = 0; k < m; ++k) out[x + k] = table[(p.v[k >> 1] >> ((k & 1) * 16 + 4)) & 4095u];
   }
 }
 
@@ -106,14 +104,15 @@ class ValueNoise {
 
  private:
   struct Axis {
-    Index count = 0;              // grid nodes
-    std::vector<Index> first;     // first of four nodes of each pixel; may lie outside the grid
-    std::vector<float> weight;    // four per pixel
+    Index count = 0;            // grid nodes
+    std::vector<Index> first;   // first of four nodes of each pixel; may lie outside the grid
+    std::vector<float> weight;  // four per pixel
   };
   static Index clamp(Index i, Index n) { return i < 0 ? 0 : i >= n ? n - 1 : i; }
   static Axis make_axis(Index size, double step) {
     Axis a;
-    a.count = std::max<Index>(2, static_cast<Index>(std::ceil(static_cast<double>(size) / step)) + 1);
+    a.count =
+        std::max<Index>(2, static_cast<Index>(std::ceil(static_cast<double>(size) / step)) + 1);
     a.first.resize(static_cast<std::size_t>(size));
     a.weight.resize(static_cast<std::size_t>(size) * 4);
     const double ratio = static_cast<double>(a.count) / static_cast<double>(size);

@@ -3,20 +3,30 @@
 // and what a sensor band with a Gaussian response sees of them. For data/scene.hpp, and for anybody
 // who needs plausible spectra without a file. The curves are analytic stand-ins for field spectra
 // (docs/05-scenes.md lists the formulas); they are ours, not measurements.
-#include <moraine/core/error.hpp>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <moraine/core/error.hpp>
 #include <string>
 #include <vector>
 
-namespace moraine::data MORAINE_API {
+namespace moraine::data {
 
 /// Rows of spectra() and of band_table().
 enum class Material : int {
-  young_leaf, dark_leaf, litter, dark_soil, bright_soil, clear_water, turbid_water,
-  asphalt, concrete, tile, metal, slate, wet_soil
+  young_leaf,
+  dark_leaf,
+  litter,
+  dark_soil,
+  bright_soil,
+  clear_water,
+  turbid_water,
+  asphalt,
+  concrete,
+  tile,
+  metal,
+  slate,
+  wet_soil
 };
 inline constexpr int material_count = 13;
 
@@ -39,8 +49,8 @@ inline const Spectra& spectra() {
       const auto rise = [l](double c, double w) { return 1 - std::exp(-(l - c) / w); };
       // A leaf: green peak, red edge that moves to longer waves with chlorophyll, water absorption.
       const auto leaf = [&](double chl, double water) {
-        const double visible = 0.03 + 0.075 * bell(550, 35) * (1.15 - 0.6 * chl) +
-                               0.05 * (1 - chl) * step(560, 30);
+        const double visible =
+            0.03 + 0.075 * bell(550, 35) * (1.15 - 0.6 * chl) + 0.05 * (1 - chl) * step(560, 30);
         const double nir = (0.40 + 0.08 * chl) * step(708 + 14 * chl, 14);
         const double wet = 1 - 0.30 * water * step(1330, 40) - 0.55 * water * bell(1450, 55) -
                            0.25 * water * step(1850, 60) - 0.40 * water * bell(1940, 60) -
@@ -72,12 +82,14 @@ inline const Spectra& spectra() {
   return table;
 }
 
-/// Weights of the wavelength grid for a band with a Gaussian response; they sum to 1. `width` is the
-/// full width at half maximum. Both in nm. Throws ErrorKind::value outside 400..2400 nm.
+/// Weights of the wavelength grid for a band with a Gaussian response; they sum to 1. `width` is
+/// the full width at half maximum. Both in nm. Throws ErrorKind::value outside 400..2400 nm.
 inline std::array<double, spectrum_size> band_response(double centre, double width) {
   if (!(centre >= 400 && centre <= 2400) || !(width > 0 && width <= 2000))
-    fail(ErrorKind::value, "band_response: a band must lie in 400..2400 nm and be wider than 0; "
-                           "centre " + std::to_string(centre) + " width " + std::to_string(width));
+    fail(ErrorKind::value,
+         "band_response: a band must lie in 400..2400 nm and be wider than 0; "
+         "centre " +
+             std::to_string(centre) + " width " + std::to_string(width));
   std::array<double, spectrum_size> r{};
   double sum = 0;
   // A band much narrower than the 10 nm grid still reads the sample that is nearest.
