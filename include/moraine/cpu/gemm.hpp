@@ -3,62 +3,290 @@
 //
 //   C = residual + scale * act(alpha op(A) op(B) + bias)
 //
-// Every operand is a strided matrix, so transposes and views cost no copy of their own.
+// Every operand is a strided matrix, so transposes and views cost no copy of their own. In float
+// our own kernels run (cpu/gemm_kernels.hpp), chosen by what the processor has; in double, which is
+// the oracle of gradient checks, plain ordered loops. The order of every sum depends on k alone:
+// results are the same bits for any thread count.
+#include <cstdlib>
+#include <memory>
 #include <moraine/core/activation.hpp>
 #include <moraine/core/parallel.hpp>
 #include <moraine/core/shape.hpp>
+#include <moraine/cpu/gemm_kernels.hpp>
+#include <moraine/cpu/pack.hpp>
 
-#include <Eigen/Core>
-
-#include <memory>
-
-namespace moraine::cpu {
+namespace moraine MORAINE_API {
+namespace cpu {
 
 /// Element (i,j) lies at data[i * row + j * col].
-template <class T> struct Matrix {
+template <class T>
+struct Matrix {
   T* data = nullptr;
   Index row = 0, col = 1;
 };
 
-/// A weight, packed once for the kernel; null while nobody packed it.
-template <class T> struct PackedWeight;
-
-template <class T> struct Gemm {
+template <class T>
+struct Gemm {
   Index m = 0, n = 0, k = 0;
-  Matrix<const T> a;  ///< (m,k)
-  Matrix<const T> b;  ///< (k,n); a linear layer's weight (out,in) is b with row 1, col in
-  Matrix<T> c;        ///< (m,n), col must be 1
-  Index batch = 1;    ///< independent products; a stride of 0 shares an operand
+  Matrix<const T> a{};  ///< (m,k)
+  Matrix<const T> b{};  ///< (k,n); a linear layer's weight (out,in) is b with row 1, col in
+  Matrix<T> c{};        ///< (m,n), col must be 1
+  Index batch = 1;      ///< independent products; a stride of 0 shares an operand
   Index step_a = 0, step_b = 0, step_c = 0;
   T alpha = T(1);
-  bool accumulate = false;               ///< C += instead of C =; no activation or residual then
-  const T* bias = nullptr;               ///< (n)
+  bool accumulate = false;  ///< C += instead of C =; no activation or residual then
+  const T* bias = nullptr;  ///< (n)
   Activation act = Activation::none;
-  T* pre = nullptr;                      ///< if set, alpha AB + bias is stored here, laid out as C
-  const T* residual = nullptr;           ///< (m,n) laid out as C, may be C itself
-  const T* scale = nullptr;              ///< (n), with residual: layer scale
+  T* pre = nullptr;             ///< if set, alpha AB + bias is stored here, laid out as C
+  const T* residual = nullptr;  ///< (m,n) laid out as C, may be C itself
+  const T* scale = nullptr;     ///< (n), with residual: layer scale
   const PackedWeight<T>* packed = nullptr;  ///< b, packed before: b.data is then not read
 };
 
-template <class T> void gemm(const Gemm<T>& g) {
-  using M = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  using S = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
-  for (Index i = 0; i < g.batch; ++i) {
-    const M a = Eigen::Map<const M, 0, S>(g.a.data + i * g.step_a, g.m, g.k, S(g.a.row, g.a.col));
-    const M b = Eigen::Map<const M, 0, S>(g.b.data + i * g.step_b, g.k, g.n, S(g.b.row, g.b.col));
-    M c = a * b;
-    T* out = g.c.data + i * g.step_c;
-    for (Index r = 0; r < g.m; ++r)
-      for (Index j = 0; j < g.n; ++j) {
-        const Index at = r * g.c.row + j;
-        T x = g.alpha * c(r, j) + (g.bias ? g.bias[j] : T(0));
-        if (g.pre) g.pre[at] = x;
-        x = activate(g.act, x);
-        if (g.scale) x *= g.scale[j];
-        if (g.residual) x += g.residual[at];
-        out[at] = g.accumulate ? out[at] + x : x;
+/// Runs g. C must not overlap A or B. Sizes of zero are allowed: with k = 0 the product is zero and
+/// bias, activation and residual still apply.
+template <class T>
+void gemm(const Gemm<T>& g);
+template <>
+MORAINE_INLINE void gemm<float>(const Gemm<float>& g);
+template <>
+MORAINE_INLINE void gemm<double>(const Gemm<double>& g);
+
+namespace detail {
+
+/// gemm<float> by given kernels (those of g.packed win).
+MORAINE_INLINE void gemm_with(const GemmKernels& kernels, const Gemm<float>& g);
+
+#if defined(MORAINE_BODIES)
+
+/// The part of C that one task computes: rows [m0,m1) x a run of panels of one width.
+struct GemmTask {
+  const GemmKernels& kernels;
+  const Gemm<float>& g;
+  const float* a;  ///< first row of A, or of its packed strips of six rows
+  bool strips;     ///< A is packed: [row / 6][k][6]
+  const float* b;  ///< packed panels, column j0 at b + j0 k
+  Index ldb;       ///< 0: packed; else rows of B itself, column j at b + j
+  Index at_c;      ///< offset of this product in c, pre and residual
+};
+
+constexpr Index gemm_rows = 96;          ///< rows of a task: whole strips of 6 and of 12
+constexpr Index gemm_cols = 128;         ///< most columns of a task
+constexpr Index gemm_k = 1024;           ///< longest piece of k: six rows of it lie in L1
+constexpr Index gemm_block = 256 << 10;  ///< bytes of B for a task, about half of L2
+
+MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, Index panels,
+                              bool narrow) {
+  const Gemm<float>& g = t.g;
+  const GemmKernels& ker = t.kernels;
+  const Index w = narrow ? ker.lanes : ker.wide_cols;
+  const Index r = narrow ? GemmKernels::narrow_rows : GemmKernels::wide_rows;
+  TileFunction* const tile = narrow ? ker.narrow : ker.wide;
+  const Index blocks = g.k > 0 ? (g.k + gemm_k - 1) / gemm_k : 1;
+  const Index kc = (g.k + blocks - 1) / blocks;
+  const bool simple = g.alpha == 1.0f && g.act == Activation::none && !g.pre && !g.residual &&
+                      !g.scale && !g.accumulate;
+  const bool bias_first = g.bias && g.alpha == 1.0f;
+
+  static constexpr float zeros[64] = {};
+  alignas(64) float partial[gemm_rows * gemm_cols];
+  alignas(64) float
+      corner[GemmKernels::narrow_rows * 16 > 6 * 64 ? GemmKernels::narrow_rows * 16 : 6 * 64];
+  alignas(64) float bias[gemm_cols];
+  if (bias_first)
+    for (Index j = 0; j < panels * w; ++j) bias[j] = j0 + j < g.n ? g.bias[j0 + j] : 0.0f;
+
+  for (Index kb = 0; kb < blocks; ++kb) {
+    const Index k0 = kb * kc, kn = g.k - k0 < kc ? g.k - k0 : kc;
+    const bool first = kb == 0, last = kb == blocks - 1;
+    for (Index s = m0; s < m1; s += r) {
+      const float* rows[GemmKernels::narrow_rows];
+      Index step;
+      if (t.strips) {
+        step = 6;
+        for (Index i = 0; i < r; ++i) {
+          const Index at = s + i < g.m ? s + i : g.m - 1;
+          rows[i] = t.a + at / 6 * 6 * g.k + at % 6 + k0 * 6;
+        }
+      } else {
+        step = g.a.col;
+        for (Index i = 0; i < r; ++i)
+          rows[i] = t.a + (s + i < g.m ? s + i : g.m - 1) * g.a.row + k0 * g.a.col;
       }
+      const Index mr = m1 - s < r ? m1 - s : r;
+      for (Index p = 0; p < panels; ++p) {
+        const Index j = j0 + p * w, cols = g.n - j < w ? g.n - j : w;
+        float* const part = partial + ((s - m0) / r * panels + p) * r * w;
+        const float* const init = !first ? part : bias_first ? bias + p * w : zeros;
+        const float* const b = t.ldb ? t.b + j + k0 * t.ldb : t.b + j * g.k + k0 * w;
+        const Index at = t.at_c + s * g.c.row + j;
+        const bool direct = last && simple && mr == r && cols == w;
+        float* const out = direct ? g.c.data + at : last ? corner : part;
+        tile(rows, step, b, t.ldb ? t.ldb : w, kn, init, first ? 0 : w, out, direct ? g.c.row : w);
+        if (last && !direct) {
+          TileEpilogue e;
+          e.alpha = g.alpha;
+          e.bias = g.bias && !bias_first ? g.bias + j : nullptr;
+          e.act = g.act;
+          e.pre = g.pre ? g.pre + at : nullptr;
+          e.residual = g.residual ? g.residual + at : nullptr;
+          e.scale = g.scale ? g.scale + j : nullptr;
+          e.accumulate = g.accumulate;
+          e.c = g.c.data + at;
+          e.ldc = g.c.row;
+          ker.finish(e, corner, w, mr, cols);
+        }
+      }
+    }
   }
 }
 
-}  // namespace moraine::cpu
+MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given) {
+  if (given.m <= 0 || given.n <= 0 || given.batch <= 0) return;
+  Gemm<float> g = given;
+  static constexpr float nothing[1] = {};
+  if (g.k <= 0) {  // the tile's loop runs zero times, but pointers are formed
+    g.k = g.step_a = g.step_b = 0;
+    g.a = {nothing, 0, 0};
+    g.b = {nothing, 0, 1};
+    g.packed = nullptr;
+  }
+  const GemmKernels& kernels = g.packed ? *g.packed->kernels : best;
+  const Panels panels(kernels, g.n);
+  const Index w = kernels.wide_cols, l = kernels.lanes;
+  const Index strips = (g.m + 5) / 6;
+
+  // Few rows use each element of B only a few times: read it where it lies if its rows allow.
+  const bool b_in_place = !g.packed && g.b.col == 1 && panels.padded == g.n && g.m <= 24;
+  const bool pack_b = !g.packed && !b_in_place;
+  const bool pack_a = g.a.col != 1 && g.n > 2 * w && g.m > 1;
+  const Index size_b = panels.padded * g.k, size_a = strips * 6 * g.k;
+  const Index batch_a = g.step_a == 0 ? 1 : g.batch, batch_b = g.step_b == 0 ? 1 : g.batch;
+
+  // Packed operands of a whole group of products at a time, within 16 MiB unless one needs more.
+  const Index each = (pack_b && batch_b > 1 ? size_b : 0) + (pack_a && batch_a > 1 ? size_a : 0);
+  Index group = each > 0 ? (4 << 20) / each : g.batch;
+  group = group < 1 ? 1 : group > g.batch ? g.batch : group;
+  const Scratch scratch_b(pack_b ? (batch_b > 1 ? group : 1) * size_b : 0);
+  const Scratch scratch_a(pack_a ? (batch_a > 1 ? group : 1) * size_a : 0);
+
+  Index run = gemm_block / (4 * w * (g.k < gemm_k ? (g.k > 0 ? g.k : 1) : gemm_k));
+  run = run < 1 ? 1 : run * w > gemm_cols ? gemm_cols / w : run;
+  const Index narrow_run = gemm_cols / l;
+  const Index wide_blocks = (panels.wide + run - 1) / run;
+  const Index blocks = wide_blocks + (panels.narrow + narrow_run - 1) / narrow_run;
+  const Index chunks = (g.m + gemm_rows - 1) / gemm_rows;
+
+  for (Index start = 0; start < g.batch; start += group) {
+    const Index count = g.batch - start < group ? g.batch - start : group;
+    if (pack_b && (start == 0 || batch_b > 1)) {
+      const Index products = batch_b > 1 ? count : 1, all = panels.wide + panels.narrow;
+      parallel_for(products * all, 1 + 16384 / (g.k * w + 1), [&](Index begin, Index end) {
+        for (Index x = begin; x < end; ++x) {
+          const Index i = x / all, p = x % all;
+          const bool narrow = p >= panels.wide;
+          const Index width = narrow ? l : w;
+          const Index j = narrow ? panels.wide * w + (p - panels.wide) * l : p * w;
+          pack_panel(g.b.data + (start + i) * g.step_b + j * g.b.col, g.b.row, g.b.col, g.k,
+                     g.n - j < width ? g.n - j : width, width,
+                     scratch_b.data() + i * size_b + j * g.k);
+        }
+      });
+    }
+    if (pack_a && (start == 0 || batch_a > 1)) {
+      // Eight strips together: where rows are adjacent in memory they share cache lines.
+      const Index products = batch_a > 1 ? count : 1, all = (strips + 7) / 8;
+      parallel_for(products * all, 1 + 16384 / (g.k * 48 + 1), [&](Index begin, Index end) {
+        for (Index x = begin; x < end; ++x) {
+          const Index i = x / all, s0 = x % all * 8, s1 = s0 + 8 < strips ? s0 + 8 : strips;
+          for (Index k0 = 0; k0 < g.k; k0 += 64) {
+            const Index kn = g.k - k0 < 64 ? g.k - k0 : 64;
+            for (Index s = s0; s < s1; ++s)
+              pack_panel(g.a.data + (start + i) * g.step_a + 6 * s * g.a.row + k0 * g.a.col,
+                         g.a.col, g.a.row, kn, g.m - 6 * s < 6 ? g.m - 6 * s : 6, 6,
+                         scratch_a.data() + i * size_a + (s * g.k + k0) * 6);
+          }
+        }
+      });
+    }
+    // Neighbouring tasks share their block of B, so that it is read from memory once.
+    const Index rows = g.m < gemm_rows ? g.m : gemm_rows;
+    const Index cost = 2 * rows * g.k * (run * w < g.n ? run * w : g.n) + 64 * rows + 1000;
+    parallel_for(count * blocks * chunks, 1 + 200000 / cost, [&](Index begin, Index end) {
+      for (Index x = begin; x < end; ++x) {
+        const Index chunk = x % chunks, block = x / chunks % blocks, i = x / chunks / blocks;
+        const bool narrow = block >= wide_blocks;
+        const GemmTask task{kernels,
+                            g,
+                            pack_a ? scratch_a.data() + (batch_a > 1 ? i * size_a : 0)
+                                   : g.a.data + (start + i) * g.step_a,
+                            pack_a,
+                            g.packed ? g.packed->data.data()
+                            : pack_b ? scratch_b.data() + (batch_b > 1 ? i * size_b : 0)
+                                     : g.b.data + (start + i) * g.step_b,
+                            b_in_place ? g.b.row : 0,
+                            (start + i) * g.step_c};
+        const Index m0 = chunk * gemm_rows, m1 = m0 + gemm_rows < g.m ? m0 + gemm_rows : g.m;
+        if (narrow) {
+          const Index p = (block - wide_blocks) * narrow_run;
+          gemm_task(task, m0, m1, panels.wide * w + p * l,
+                    panels.narrow - p < narrow_run ? panels.narrow - p : narrow_run, true);
+        } else {
+          const Index p = block * run;
+          gemm_task(task, m0, m1, p * w, panels.wide - p < run ? panels.wide - p : run, false);
+        }
+      }
+    });
+  }
+}
+
+#endif  // MORAINE_BODIES
+}  // namespace detail
+
+#if defined(MORAINE_BODIES)
+template <>
+MORAINE_INLINE void gemm<float>(const Gemm<float>& g) {
+  detail::gemm_with(gemm_kernels(), g);
+}
+
+template <>
+MORAINE_INLINE void gemm<double>(const Gemm<double>& g) {
+  if (g.m <= 0 || g.n <= 0) return;
+  // One row of C at a time: c += a(i,kk) * row kk of B, in the order of kk.
+  const Index cost = g.n * (g.k > 0 ? g.k : 1) + g.n;
+  parallel_for(g.batch * g.m, 1 + 30000 / cost, [&](Index begin, Index end) {
+    double* const sum = static_cast<double*>(std::malloc(sizeof(double) * g.n));
+    if (!sum) fail(ErrorKind::memory, "gemm: out of memory");
+    for (Index x = begin; x < end; ++x) {
+      const Index i = x / g.m, r = x % g.m;
+      const double* const a = g.a.data + i * g.step_a + r * g.a.row;
+      const double* const b = g.b.data + i * g.step_b;
+      for (Index j = 0; j < g.n; ++j) sum[j] = 0;
+      if (g.b.col == 1) {
+        for (Index kk = 0; kk < g.k; ++kk) {
+          const double f = a[kk * g.a.col];
+          const double* const row = b + kk * g.b.row;
+          for (Index j = 0; j < g.n; ++j) sum[j] += f * row[j];
+        }
+      } else {
+        for (Index j = 0; j < g.n; ++j)
+          for (Index kk = 0; kk < g.k; ++kk)
+            sum[j] += a[kk * g.a.col] * b[kk * g.b.row + j * g.b.col];
+      }
+      const Index at = i * g.step_c + r * g.c.row;
+      for (Index j = 0; j < g.n; ++j) {
+        double y = g.alpha * sum[j] + (g.bias ? g.bias[j] : 0.0);
+        if (g.pre) g.pre[at + j] = y;
+        y = activate(g.act, y);
+        if (g.scale) y *= g.scale[j];
+        if (g.residual) y += g.residual[at + j];
+        g.c.data[at + j] = g.accumulate ? g.c.data[at + j] + y : y;
+      }
+    }
+    std::free(sum);
+  });
+}
+#endif
+
+}  // namespace cpu
+}  // namespace MORAINE_API

@@ -2,11 +2,10 @@
 // The inner loops of the float product: one tile of C in registers, and the epilogue of a tile.
 // Two shapes per instruction set, written once: wide (6 rows; 12 or 24 vector accumulators) and
 // narrow (12 rows of one vector, for the few columns that would leave a wide tile mostly empty).
+#include <cstring>
 #include <moraine/core/activation.hpp>
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/simd.hpp>
-
-#include <cstring>
 
 namespace moraine MORAINE_API {
 namespace cpu {
@@ -35,8 +34,8 @@ using FinishFunction = void(const TileEpilogue& e, const float* t, Index ldt, In
 
 struct GemmKernels {
   Isa isa;
-  int lanes;       ///< floats in a vector, and columns of the narrow tile
-  int wide_cols;   ///< columns of the wide tile
+  int lanes;      ///< floats in a vector, and columns of the narrow tile
+  int wide_cols;  ///< columns of the wide tile
   TileFunction *wide, *narrow;
   FinishFunction* finish;
   static constexpr int wide_rows = 6, narrow_rows = 12;
@@ -58,14 +57,14 @@ MORAINE_FLATTEN void tile(const float* const* rows, Index step, const float* b, 
   F s[R][V];
   MORAINE_UNROLL for (int i = 0; i < R; ++i) {
     a[i] = rows[i];
-    MORAINE_UNROLL for (int j = 0; j < V; ++j) s[i][j] = L::at(init + i * ldi + j * W);
+    MORAINE_UNROLL for (int j = 0; j < V; ++j) L::load(s[i][j], init + i * ldi + j * W);
     // Ownership of the lines that will be stored to takes as long as much of the loop below.
     MORAINE_UNROLL for (int j = 0; j < V * W; j += 16) __builtin_prefetch(out + i * ldo + j, 1);
   }
   Index at = 0;
   for (Index kk = 0; kk < k; ++kk) {
     F w[V];
-    MORAINE_UNROLL for (int j = 0; j < V; ++j) w[j] = L::at(b + j * W);
+    MORAINE_UNROLL for (int j = 0; j < V; ++j) L::load(w[j], b + j * W);
     MORAINE_UNROLL for (int i = 0; i < R; ++i) {
       const F x = a[i][at] - F{};
       MORAINE_UNROLL for (int j = 0; j < V; ++j) s[i][j] += x * w[j];
@@ -74,7 +73,7 @@ MORAINE_FLATTEN void tile(const float* const* rows, Index step, const float* b, 
     b += ldb;
   }
   MORAINE_UNROLL for (int i = 0; i < R; ++i) {
-    MORAINE_UNROLL for (int j = 0; j < V; ++j) L::at(out + i * ldo + j * W) = s[i][j];
+    MORAINE_UNROLL for (int j = 0; j < V; ++j) L::store(out + i * ldo + j * W, s[i][j]);
   }
 }
 
@@ -88,14 +87,16 @@ MORAINE_FLATTEN void finish(const TileEpilogue& e, const float* t, Index ldt, In
     if (left >= W) {
       for (Index i = 0; i < rows; ++i) {
         const Index at = i * e.ldc + j;
-        F x = L::at(t + i * ldt + j) * e.alpha;
-        if (e.bias) x += L::at(e.bias + j);
-        if (e.pre) L::at(e.pre + at) = x;
+        F x, y;
+        L::load(x, t + i * ldt + j);
+        x *= e.alpha;
+        if (e.bias) L::load(y, e.bias + j), x += y;
+        if (e.pre) L::store(e.pre + at, x);
         activate<L>(e.act, x);
-        if (e.scale) x *= L::at(e.scale + j);
-        if (e.residual) x += L::at(e.residual + at);
-        if (e.accumulate) x += L::at(e.c + at);
-        L::at(e.c + at) = x;
+        if (e.scale) L::load(y, e.scale + j), x *= y;
+        if (e.residual) L::load(y, e.residual + at), x += y;
+        if (e.accumulate) L::load(y, e.c + at), x += y;
+        L::store(e.c + at, x);
       }
     } else {
       // Fewer columns than a vector has: the same through a padded copy, so that nothing beside
@@ -103,7 +104,9 @@ MORAINE_FLATTEN void finish(const TileEpilogue& e, const float* t, Index ldt, In
       const std::size_t bytes = static_cast<std::size_t>(left) * sizeof(float);
       for (Index i = 0; i < rows; ++i) {
         const Index at = i * e.ldc + j;
-        F x = L::at(t + i * ldt + j) * e.alpha, y = F{};
+        F x, y = F{};
+        L::load(x, t + i * ldt + j);
+        x *= e.alpha;
         if (e.bias) std::memcpy(&y, e.bias + j, bytes), x += y;
         if (e.pre) std::memcpy(e.pre + at, &x, bytes);
         activate<L>(e.act, x);
@@ -123,10 +126,9 @@ MORAINE_FLATTEN void finish(const TileEpilogue& e, const float* t, Index ldt, In
                                             float* out, Index ldo) {                               \
     tile<LANES, GemmKernels::wide_rows, VECTORS>(rows, step, b, ldb, k, init, ldi, out, ldo);      \
   }                                                                                                \
-  ATTRIBUTE MORAINE_INLINE void NAME##_narrow(const float* const* rows, Index step,                \
-                                              const float* b, Index ldb, Index k,                  \
-                                              const float* init, Index ldi, float* out,            \
-                                              Index ldo) {                                         \
+  ATTRIBUTE MORAINE_INLINE void NAME##_narrow(                                                     \
+      const float* const* rows, Index step, const float* b, Index ldb, Index k, const float* init, \
+      Index ldi, float* out, Index ldo) {                                                          \
     tile<LANES, GemmKernels::narrow_rows, 1>(rows, step, b, ldb, k, init, ldi, out, ldo);          \
   }                                                                                                \
   ATTRIBUTE MORAINE_INLINE void NAME##_finish(const TileEpilogue& e, const float* t, Index ldt,    \
@@ -153,7 +155,7 @@ MORAINE_INLINE const GemmKernels* gemm_kernels(Isa isa) {
   if (isa == Isa::avx2) return &a2;
   if (isa == Isa::avx512) return &a5;
 #endif
-  static constexpr GemmKernels p{Isa::portable,   4, 8, portable_wide, portable_narrow,
+  static constexpr GemmKernels p{Isa::portable,  4, 8, portable_wide, portable_narrow,
                                  portable_finish};
   return &p;
 }
@@ -164,4 +166,4 @@ MORAINE_INLINE const GemmKernels& gemm_kernels() {
 #endif
 
 }  // namespace cpu
-}  // namespace moraine
+}  // namespace MORAINE_API

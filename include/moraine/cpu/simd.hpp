@@ -20,7 +20,8 @@
 #if defined(__x86_64__)
 #define MORAINE_X86 1
 #define MORAINE_AVX2 __attribute__((target("avx2,fma"), noinline))
-#define MORAINE_AVX512 __attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl"), noinline))
+#define MORAINE_AVX512 \
+  __attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw,avx512vl"), noinline))
 #endif
 
 /// Functions that moraine::compiled holds: `inline` when header-only, an ordinary declaration for
@@ -66,16 +67,22 @@ inline Isa best_isa() {
 
 namespace simd {
 
-#define MORAINE_LANES(Name, N)                                                  \
-  struct Name {                                                                 \
-    static constexpr int width = N;                                             \
-    typedef float F __attribute__((vector_size(4 * N)));                        \
-    typedef int I __attribute__((vector_size(4 * N)));                          \
-    typedef float U __attribute__((vector_size(4 * N), aligned(4), may_alias)); \
-    static MORAINE_FLATTEN const U& at(const float* p) {                        \
-      return *reinterpret_cast<const U*>(p);                                    \
-    }                                                                           \
-    static MORAINE_FLATTEN U& at(float* p) { return *reinterpret_cast<U*>(p); } \
+#define MORAINE_LANES(Name, N)                                                                  \
+  struct Name {                                                                                 \
+    static constexpr int width = N;                                                             \
+    typedef float F __attribute__((vector_size(4 * N)));                                        \
+    typedef int I __attribute__((vector_size(4 * N)));                                          \
+    typedef unsigned B __attribute__((vector_size(4 * N)));                                     \
+    /* p needs a float's alignment, no more. */                                                 \
+    static MORAINE_FLATTEN void load(F& x, const float* p) {                                    \
+      x = reinterpret_cast<const U*>(p)->v;                                                     \
+    }                                                                                           \
+    static MORAINE_FLATTEN void store(float* p, const F& x) { reinterpret_cast<U*>(p)->v = x; } \
+                                                                                                \
+   private:                                                                                     \
+    struct U {                                                                                  \
+      F v;                                                                                      \
+    } __attribute__((packed, may_alias));                                                       \
   };
 MORAINE_LANES(Lanes4, 4)
 MORAINE_LANES(Lanes8, 8)
@@ -84,9 +91,11 @@ MORAINE_LANES(Lanes16, 16)
 
 /// t <- 2^t. Relative error 1.5e-7. Below 2^-126: 0. From 128 on: the largest finite values, not
 /// infinity (exp() below gives infinity). NaN stays NaN.
-template <class L> MORAINE_FLATTEN void exp2(typename L::F& t) {
+template <class L>
+MORAINE_FLATTEN void exp2(typename L::F& t) {
   using F = typename L::F;
   using I = typename L::I;
+  using B = typename L::B;
   // Comparisons are written so that a NaN takes the branch that keeps it.
   const I tiny = t < -126.0f;
   t = t > 127.5f ? 127.5f - F{} : t;
@@ -97,14 +106,16 @@ template <class L> MORAINE_FLATTEN void exp2(typename L::F& t) {
   p = p * f + 0.2402224208f;
   p = p * f + 0.6931469776f;
   p = p * f + 1.0f;
-  const I bits = (I)p + ((I)shifted << 23);
-  t = (F)(bits & ~tiny);
+  const B bits = (B)p + ((B)shifted << 23);
+  t = (F)(bits & ~(B)tiny);
 }
 
 /// x <- e^x, relative error 2e-7. Overflow gives infinity, results below 2^-126 are 0.
-template <class L> MORAINE_FLATTEN void exp(typename L::F& x) {
+template <class L>
+MORAINE_FLATTEN void exp(typename L::F& x) {
   using F = typename L::F;
   using I = typename L::I;
+  using B = typename L::B;
   const I big = x > 88.7228394f, tiny = x < -87.3365448f;
   x = big ? F{} : x;
   const F shifted = x * 1.44269504f + 12582912.0f;
@@ -118,16 +129,16 @@ template <class L> MORAINE_FLATTEN void exp(typename L::F& x) {
   p = p * f + 0.6931469776f;
   p = p * f + 1.0f;
   // 2^128 does not exist as a float: scale in two steps near the upper end.
-  const I e = (I)shifted << 23;
-  const I top = (I)(n > 127.0f) & 0x00800000;
-  F r = (F)((I)p + e - top);
+  const I top = n > 127.0f;
+  F r = (F)((B)p + ((B)shifted << 23) - ((B)top & 0x00800000u));
   r = top ? r + r : r;
   r = big ? __builtin_inff() - F{} : r;
-  x = (F)((I)r & ~tiny);
+  x = (F)((B)r & ~(B)tiny);
 }
 
 /// x <- 1/(1+e^-x).
-template <class L> MORAINE_FLATTEN void sigmoid(typename L::F& x) {
+template <class L>
+MORAINE_FLATTEN void sigmoid(typename L::F& x) {
   using F = typename L::F;
   F e = -x;
   exp<L>(e);
@@ -151,17 +162,19 @@ MORAINE_FLATTEN void normal_tail(const typename L::F& x, typename L::F& q, typen
 }
 
 /// x <- x Phi(x), the erf form, absolute error 3.3e-7. +inf gives +inf, -inf gives -0 (the limit).
-template <class L> MORAINE_FLATTEN void gelu(typename L::F& x) {
+template <class L>
+MORAINE_FLATTEN void gelu(typename L::F& x) {
   using F = typename L::F;
   F q, e;
   normal_tail<L>(x, q, e);
   F a = (F)((typename L::I)x & 0x7fffffff);
-  a = a > 16.0f ? 16.0f - F{} : a;       // inf times 0 would be NaN
-  x = (x < 0.0f ? F{} : x) - a * q;      // a NaN is in the first term
+  a = a > 16.0f ? 16.0f - F{} : a;   // inf times 0 would be NaN
+  x = (x < 0.0f ? F{} : x) - a * q;  // a NaN is in the first term
 }
 
 /// x <- d gelu(x)/dx = Phi(x) + x phi(x).
-template <class L> MORAINE_FLATTEN void gelu_grad(typename L::F& x) {
+template <class L>
+MORAINE_FLATTEN void gelu_grad(typename L::F& x) {
   using F = typename L::F;
   F q, e;
   normal_tail<L>(x, q, e);
@@ -171,11 +184,14 @@ template <class L> MORAINE_FLATTEN void gelu_grad(typename L::F& x) {
 }
 
 /// x <- act(x); the formulas are those of core/activation.hpp.
-template <class L> MORAINE_FLATTEN void activate(Activation act, typename L::F& x) {
+template <class L>
+MORAINE_FLATTEN void activate(Activation act, typename L::F& x) {
   using F = typename L::F;
   switch (act) {
-    case Activation::none: return;
-    case Activation::gelu: return gelu<L>(x);
+    case Activation::none:
+      return;
+    case Activation::gelu:
+      return gelu<L>(x);
     case Activation::gelu_tanh: {  // (1 + tanh u)/2 is sigmoid(2u)
       F s = x * 1.59576912f * (x * x * 0.044715f + 1.0f);
       sigmoid<L>(s);
@@ -189,16 +205,22 @@ template <class L> MORAINE_FLATTEN void activate(Activation act, typename L::F& 
       x = x * s;
       return;
     }
-    case Activation::relu: x = x < 0.0f ? F{} : x; return;
+    case Activation::relu:
+      x = x < 0.0f ? F{} : x;
+      return;
   }
 }
 
 /// x <- d act(x)/dx.
-template <class L> MORAINE_FLATTEN void activate_grad(Activation act, typename L::F& x) {
+template <class L>
+MORAINE_FLATTEN void activate_grad(Activation act, typename L::F& x) {
   using F = typename L::F;
   switch (act) {
-    case Activation::none: x = F{} + 1.0f; return;
-    case Activation::gelu: return gelu_grad<L>(x);
+    case Activation::none:
+      x = F{} + 1.0f;
+      return;
+    case Activation::gelu:
+      return gelu_grad<L>(x);
     case Activation::gelu_tanh: {
       F s = x * 1.59576912f * (x * x * 0.044715f + 1.0f);
       sigmoid<L>(s);
@@ -213,10 +235,12 @@ template <class L> MORAINE_FLATTEN void activate_grad(Activation act, typename L
       x = s + x * s * (1.0f - s) * c;
       return;
     }
-    case Activation::relu: x = x > 0.0f ? F{} + 1.0f : F{}; return;
+    case Activation::relu:
+      x = x > 0.0f ? F{} + 1.0f : F{};
+      return;
   }
 }
 
 }  // namespace simd
 }  // namespace cpu
-}  // namespace moraine
+}  // namespace MORAINE_API
