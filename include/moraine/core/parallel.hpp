@@ -1,9 +1,5 @@
 #pragma once
 // The thread pool: parallel_for over fixed pieces, so that no result depends on the thread count.
-#include <moraine/core/config.hpp>
-#include <moraine/core/error.hpp>
-#include <moraine/core/shape.hpp>
-
 #include <pthread.h>
 #include <sched.h>
 
@@ -11,6 +7,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <moraine/core/config.hpp>
+#include <moraine/core/error.hpp>
+#include <moraine/core/shape.hpp>
 #include <mutex>
 #include <string>
 #include <type_traits>
@@ -72,7 +71,10 @@ struct Job {
   }
 };
 
-/// Workers spin briefly for the next job, then sleep. Never destroyed: threads end with the process.
+/// One job at a time. Workers spin for some microseconds after a job, then sleep. A worker takes
+/// part only if it arrives before the caller has finished the last piece: nobody waits for a
+/// sleeper, so a small job costs little more than doing it alone, also on a busy machine.
+/// Never destroyed: threads end with the process.
 class Pool {
  public:
   static Pool& instance() {
@@ -87,55 +89,82 @@ class Pool {
   }
 
   void run(Job& job) {
-    // One job at a time; a second caller from another thread works alone rather than wait.
-    if (!mutex_.try_lock()) return job.work();
+    // A second caller from another thread works alone rather than wait.
+    if (!mutex_.try_lock()) return alone(job);
     std::lock_guard<std::mutex> lock(mutex_, std::adopt_lock);
     const int helpers = size() - 1;
-    while (started_ < helpers) start(started_++);
+    while (started_ < helpers && start(started_)) ++started_;
     job_ = &job;
-    busy_.store(helpers, std::memory_order_relaxed);
     wanted_.store(helpers, std::memory_order_relaxed);
+    gate_.store(open, std::memory_order_release);
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
-    inside() = true;
-    job.work();
-    inside() = false;
-    for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin)
-      if (spin > 2000) sched_yield();
+    alone(job);
+    // No piece is left. Close the gate and wait for those who are still at theirs.
+    unsigned guests = gate_.fetch_and(~open, std::memory_order_acq_rel) & ~open;
+    for (int spin = 0; guests != 0; ++spin) {
+      if (spin < 1000)
+        relax();
+      else
+        sched_yield();
+      guests = gate_.load(std::memory_order_acquire);
+    }
   }
 
  private:
+  static constexpr unsigned open = 1u << 31;
+
   Pool() : size_(usable_cpus()) {}
-  struct Start { Pool* pool; int id; unsigned epoch; };
-  void start(int id) {
-    auto* s = new Start{this, id, epoch_.load()};
+  struct Start {
+    Pool* pool;
+    int id;
+    unsigned epoch;
+  };
+  static void alone(Job& job) {
+    inside() = true;
+    job.work();
+    inside() = false;
+  }
+  /// False if the system gives no more threads; the work is then done by those there are.
+  bool start(int id) {
+    auto* s = new Start{this, id, epoch_.load(std::memory_order_relaxed)};
     pthread_t t;
     if (pthread_create(&t, nullptr, &Pool::loop, s) != 0) {
       delete s;
-      fail(ErrorKind::memory, "parallel: cannot start a thread; " + std::to_string(id + 2) +
-                                  " threads asked for -> fewer --threads");
+      return false;
     }
     pthread_detach(t);
+    return true;
+  }
+  /// Enters if the gate is open; what the caller wrote before opening it is then visible.
+  bool enter() {
+    unsigned g = gate_.load(std::memory_order_relaxed);
+    while (g & open)
+      if (gate_.compare_exchange_weak(g, g + 1, std::memory_order_acquire,
+                                      std::memory_order_relaxed))
+        return true;
+    return false;
   }
   static void* loop(void* arg) {
     const Start s = *static_cast<Start*>(arg);
     delete static_cast<Start*>(arg);
+    Pool& pool = *s.pool;
     inside() = true;
     unsigned seen = s.epoch;
     for (;;) {
-      unsigned now = s.pool->epoch_.load(std::memory_order_acquire);
-      for (int spin = 0; now == seen && spin < 4000; ++spin) {
+      unsigned now = pool.epoch_.load(std::memory_order_acquire);
+      for (int spin = 0; now == seen && spin < 1000; ++spin) {
         relax();
-        now = s.pool->epoch_.load(std::memory_order_acquire);
+        now = pool.epoch_.load(std::memory_order_acquire);
       }
       if (now == seen) {
-        s.pool->epoch_.wait(seen, std::memory_order_acquire);
+        pool.epoch_.wait(seen, std::memory_order_acquire);
         continue;
       }
       seen = now;
-      if (s.id < s.pool->wanted_.load(std::memory_order_relaxed)) {
-        s.pool->job_->work();
-        s.pool->busy_.fetch_sub(1, std::memory_order_release);
+      if (s.id < pool.wanted_.load(std::memory_order_relaxed) && pool.enter()) {
+        pool.job_->work();
+        pool.gate_.fetch_sub(1, std::memory_order_release);
       }
     }
     return nullptr;
@@ -149,9 +178,10 @@ class Pool {
   std::mutex mutex_;
   std::atomic<int> size_;
   int started_ = 0;
-  Job* job_ = nullptr;
-  std::atomic<int> busy_{0}, wanted_{0};
-  std::atomic<unsigned> epoch_{0};
+  Job* job_ = nullptr;             // written only while the gate is shut and nobody inside
+  std::atomic<unsigned> gate_{0};  // open bit, and how many workers are inside
+  std::atomic<int> wanted_{0};
+  std::atomic<unsigned> epoch_{0};  // a new value wakes the workers
 };
 
 }  // namespace detail
@@ -165,7 +195,8 @@ inline void set_threads(int n) { detail::Pool::instance().resize(n); }
 /// in any order and from any thread. Pieces are the same for every thread count; a reduction that
 /// keeps one partial result per piece is therefore reproducible. Nested calls run serially. The
 /// first exception is rethrown.
-template <class F> void parallel_for(Index n, Index grain, F&& f) {
+template <class F>
+void parallel_for(Index n, Index grain, F&& f) {
   if (n <= 0) return;
   if (grain < 1) grain = 1;
   if (n <= grain || threads() == 1 || detail::Pool::inside()) {
@@ -182,4 +213,4 @@ template <class F> void parallel_for(Index n, Index grain, F&& f) {
   if (job.error) std::rethrow_exception(job.error);
 }
 
-}  // namespace moraine
+}  // namespace MORAINE_API
