@@ -115,11 +115,12 @@ class ValueNoise {
         std::max<Index>(2, static_cast<Index>(std::ceil(static_cast<double>(size) / step)) + 1);
     a.first.resize(static_cast<std::size_t>(size));
     a.weight.resize(static_cast<std::size_t>(size) * 4);
-    const double ratio = static_cast<double>(a.count) / static_cast<double>(size);
+    // The first and the last pixel lie on nodes.
+    const double ratio = static_cast<double>(a.count - 1) / static_cast<double>(size - 1);
     const auto near = [](double t) { return (1.25 * t - 2.25) * t * t + 1; };
     const auto far = [](double t) { return ((-0.75 * t + 3.75) * t - 6) * t + 3; };
     for (Index i = 0; i < size; ++i) {
-      const double at = (static_cast<double>(i) + 0.5) * ratio - 0.5, whole = std::floor(at);
+      const double at = static_cast<double>(i) * ratio, whole = std::floor(at);
       const double t = at - whole;
       a.first[static_cast<std::size_t>(i)] = static_cast<Index>(whole) - 1;
       const double w[4] = {far(1 + t), near(t), near(1 - t), far(2 - t)};
