@@ -38,19 +38,19 @@ template <class X>
 using scalar = typename std::decay_t<X>::value_type::value_type;
 
 struct RowOptions {
-  double low = -1, high = 1;                      ///< inputs are uniform in [low, high)
-  std::vector<std::pair<double, double>> ranges;  ///< per input, instead of low and high
-  std::vector<double> kinks;                      ///< inputs keep 0.05 away from these
+  double low = -1, high = 1;                           ///< inputs are uniform in [low, high)
+  std::vector<std::pair<double, double>> ranges = {};  ///< per input, instead of low and high
+  std::vector<double> kinks = {};                      ///< inputs keep 0.05 away from these
   bool apart = false;               ///< no two values of one input are close (max, top-k, sorting)
   bool gradient = true;             ///< false: the op is not differentiable and returns no tape
-  std::vector<int> flat;            ///< inputs whose gradient is zero everywhere
-  std::vector<Index> fixed;         ///< sizes that ragged and empty leave alone
+  std::vector<int> flat = {};       ///< inputs whose gradient is zero everywhere
+  std::vector<Index> fixed = {};    ///< sizes that ragged and empty leave alone
   std::vector<Index> empty = {-1};  ///< sizes that may be 0; -1: the first size of the first input
   bool nan_spreads = true;          ///< a NaN in any input reaches the value
   bool exact_views = true;          ///< a view gives the same bits; false: the same to 1e-12 (1e-5)
   double float_tolerance = 2e-5;    ///< of the largest value, float against double
   double reference_tolerance = 1e-11;  ///< of the largest value, against the reference in double
-  std::vector<Shape> large;  ///< sizes for threads and timing; default: the first size grown
+  std::vector<Shape> large = {};  ///< sizes for threads and timing; default: the first size grown
 };
 
 struct Row {

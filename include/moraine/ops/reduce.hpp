@@ -62,7 +62,7 @@ inline Split split_at(const Shape& s, int axis) {
 }
 
 struct ReduceOptions {
-  std::vector<int> axes;  ///< empty: all
+  std::vector<int> axes = {};  ///< empty: all
   bool keep = false;      ///< keep reduced axes with size 1
 };
 
