@@ -1,0 +1,3 @@
+#pragma once
+// All losses.
+#include <moraine/ops/cross_entropy.hpp>
