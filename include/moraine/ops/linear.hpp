@@ -31,7 +31,8 @@ template <class T> struct LinearOptions {
   Activation activation = Activation::none;
   Tensor<T> residual = {};  ///< (...,out), added at the end
   Tensor<T> scale = {};     ///< (out), a factor on what is added to the residual (layer scale)
-  std::shared_ptr<const cpu::PackedWeight<T>> packed = {};  ///< W packed before; must match w
+  /// The same W, packed before for the value and for dx; nn::Linear owns them while W is frozen.
+  std::shared_ptr<const cpu::PackedWeight<T>> packed = {}, packed_back = {};
 };
 
 /// The definition: the same value and gradients, op by op.
@@ -79,7 +80,7 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
   const bool dx = wants(x), dw = wants(w), db = b.defined() && wants(b);
   return record(
       "linear", y, {&x, &w, &b, &o.residual, &o.scale},
-      [dx, dw, db, dscale, act = o.activation, pre, m, n, k, from = x.shape(), packed = o.packed,
+      [dx, dw, db, dscale, act = o.activation, pre, m, n, k, from = x.shape(), back = o.packed_back,
        kx = dw ? cx : Tensor<T>(), kw = dx ? cw : Tensor<T>(), ks = cs](const Tensor<T>& dy) {
         Grads<T> g(5);
         g[3] = dy;
@@ -93,7 +94,12 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
         if (act != Activation::none) dh = activation_grad(act, pre.reshaped({m, n}), dh);
         if (db) g[2] = sum_to(dh, {n});
         if (dw) g[1] = matmul_values(flipped(dh), kx.reshaped({m, k}));          // (out,in)
-        if (dx) g[0] = matmul_values(dh, kw).reshaped(from);                      // (...,in)
+        if (dx) {                                                                 // (...,in)
+          g[0] = Tensor<T>::empty(from);
+          cpu::gemm<T>({.m = m, .n = k, .k = n,
+                        .a = {dh.data(), n, 1}, .b = {kw.data(), k, 1}, .c = {g[0].data(), k, 1},
+                        .packed = back.get()});
+        }
         return g;
       });
 }

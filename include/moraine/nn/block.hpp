@@ -1,0 +1,68 @@
+#pragma once
+// The pre-norm transformer block of every ViT family here:
+//
+//   x = x + ls1 * attn(norm1 x),   x = x + ls2 * mlp(norm2 x)
+#include <moraine/nn/attention.hpp>
+#include <moraine/nn/mlp.hpp>
+#include <moraine/nn/norm.hpp>
+#include <moraine/nn/observe.hpp>
+
+namespace moraine MORAINE_API {
+
+enum class Ffn : unsigned char { mlp, swiglu };
+
+struct BlockConfig {
+  Index width = 768, heads = 12, hidden = 3072;
+  Activation activation = Activation::gelu;
+  Ffn ffn = Ffn::mlp;
+  bool qkv_bias = true, layer_scale = false;
+  double eps = 1e-6;
+};
+
+template <class T> struct LayerScale {
+  Tensor<T> gamma;  ///< (C), or undefined
+  void visit(Visitor<T>& v) { v("gamma", gamma); }
+};
+
+template <class T> struct Block {
+  LayerNorm<T> norm1, norm2;
+  SelfAttention<T> attn;
+  Mlp<T> mlp;
+  SwiGlu<T> swiglu;  ///< instead of mlp when Ffn::swiglu; its keys are mlp.w12, mlp.w3
+  LayerScale<T> ls1, ls2;
+
+  Block() = default;
+  explicit Block(const BlockConfig& c)
+      : norm1(c.width, c.eps), norm2(c.width, c.eps), attn(c.width, c.heads, c.qkv_bias) {
+    if (c.ffn == Ffn::mlp)
+      mlp = Mlp<T>(c.width, c.hidden, c.activation);
+    else
+      swiglu = SwiGlu<T>(c.width, c.hidden);
+    if (c.layer_scale) ls1.gamma = Tensor<T>::ones({c.width});
+    if (c.layer_scale) ls2.gamma = Tensor<T>::ones({c.width});
+  }
+  /// x (B,N,C) -> (B,N,C)
+  Tensor<T> operator()(const Tensor<T>& x) {
+    Tensor<T> y;
+    {
+      Scope scope("attn");
+      y = attn(norm1(x), {.residual = x, .scale = ls1.gamma});  // (B,N,C)
+    }
+    Scope scope("mlp");
+    const LinearOptions<T> end{.residual = y, .scale = ls2.gamma};
+    return mlp.fc1.empty() ? swiglu(norm2(y), end) : mlp(norm2(y), end);  // (B,N,C)
+  }
+  void visit(Visitor<T>& v) {
+    v("norm1", norm1);
+    v("attn", attn);
+    v("ls1", ls1);
+    v("norm2", norm2);
+    if (mlp.fc1.empty())
+      v("mlp", swiglu);
+    else
+      v("mlp", mlp);
+    v("ls2", ls2);
+  }
+};
+
+}  // namespace moraine

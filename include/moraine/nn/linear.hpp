@@ -1,0 +1,50 @@
+#pragma once
+// A dense layer y = x W^T + b, with the weight layout of PyTorch.
+#include <moraine/nn/slot.hpp>
+
+#include <memory>
+
+namespace moraine MORAINE_API {
+
+template <class T> struct Linear final : Layer<T> {
+  Tensor<T> weight;  ///< (out,in)
+  Tensor<T> bias;    ///< (out), or undefined
+
+  Linear() = default;
+  Linear(Tensor<T> w, Tensor<T> b) : weight(std::move(w)), bias(std::move(b)) {}
+  /// Zeros, to be loaded or initialised.
+  Linear(Index in, Index out, bool with_bias)
+      : weight(Tensor<T>::zeros({out, in})), bias(with_bias ? Tensor<T>::zeros({out}) : Tensor<T>()) {}
+
+  Tensor<T> operator()(const Tensor<T>& x) { return run(x, {}); }
+  Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) override {
+    if (packed_of_ != weight.data() || weight.tracked()) return linear(x, weight, bias, o);
+    LinearOptions<T> with = o;
+    with.packed = packed_;
+    with.packed_back = packed_back_;
+    return linear(x, weight, bias, with);
+  }
+  void pack() override {
+    if (weight.tracked() || weight.device() != Device::cpu || !weight.contiguous_in_memory()) return;
+    packed_ = cpu::pack_weight(weight.data(), weight.size(0), weight.size(1));
+    packed_back_ = cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1));
+    packed_of_ = weight.data();
+  }
+  void visit(Visitor<T>& v) override {
+    v("weight", weight);
+    v("bias", bias);
+  }
+  Index in_features() const override { return weight.size(1); }
+  Index out_features() const override { return weight.size(0); }
+
+ private:
+  std::shared_ptr<const cpu::PackedWeight<T>> packed_, packed_back_;
+  const T* packed_of_ = nullptr;
+};
+
+/// A slot that holds a new Linear of zeros.
+template <class T> Slot<T> linear_slot(Index in, Index out, bool bias) {
+  return Slot<T>(std::make_unique<Linear<T>>(in, out, bias));
+}
+
+}  // namespace moraine

@@ -1,0 +1,147 @@
+#pragma once
+// load(module, map): fills a module from named tensors and tells everything that does not fit, in
+// one message. Nothing is skipped silently.
+#include <moraine/nn/module.hpp>
+
+#include <cstring>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace moraine MORAINE_API {
+
+struct LoadOptions {
+  /// Globs of keys in the map that may be left over.
+  std::vector<std::string> ignored = {};
+  /// The key as it stands in the file, or the keys whose rows follow each other in the parameter
+  /// (query, key, value); null: the path itself. Used by load() and save() alike.
+  std::vector<std::string> (*keys_of)(const std::string& path) = nullptr;
+  std::string prefix = "";        ///< in front of every key of the file
+  bool may_share = true;          ///< parameters may point into the mapped file (they are frozen)
+  const char* what = "load";      ///< first word of messages
+};
+
+/// What load() did besides copying.
+struct LoadReport {
+  Index tensors = 0, converted = 0;  ///< converted: stored as another element type
+  std::vector<std::string> ignored;
+};
+
+/// The keys of the file that hold the parameter at `path`.
+inline std::vector<std::string> keys_for(const LoadOptions& o, const std::string& path) {
+  std::vector<std::string> keys = o.keys_of ? o.keys_of(path) : std::vector<std::string>{path};
+  for (std::string& k : keys) k = o.prefix + k;
+  return keys;
+}
+
+namespace detail {
+/// "a, b, c and 4 more".
+inline std::string some_of(const std::vector<std::string>& names) {
+  std::string out;
+  for (std::size_t i = 0; i < names.size() && i < 4; ++i) out += (i ? ", " : "") + names[i];
+  if (names.size() > 4) out += " and " + std::to_string(names.size() - 4) + " more";
+  return out;
+}
+}  // namespace detail
+
+/// Reads every parameter and buffer of the module from the map; F32, F64, F16 and BF16 are
+/// converted to T exactly or by rounding. Throws ErrorKind::key when one is missing, has another
+/// shape or no floating type, or when a key is left over that no glob in `ignored` names; the
+/// message lists the first few of each kind. The module is changed only if everything fits.
+template <class T, class M> LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
+  struct Fill final : Visitor<T> {
+    const TensorMap& map;
+    const LoadOptions& o;
+    struct Piece {
+      Tensor<T>* tensor;
+      std::vector<const AnyTensor*> rows;
+    };
+    std::vector<Piece> todo;
+    std::set<std::string> used;
+    std::vector<std::string> missing, shapes, dtypes;
+    Fill(const TensorMap& m, const LoadOptions& opt) : map(m), o(opt) {}
+    void parameter(const std::string& path, Tensor<T>& t) override {
+      const std::vector<std::string> keys = keys_for(o, path);
+      Shape expected = t.shape();
+      if (keys.size() > 1) expected.dim[0] /= static_cast<Index>(keys.size());
+      Piece piece{&t, {}};
+      for (const std::string& key : keys) {
+        const auto it = map.find(key);
+        if (it == map.end()) {
+          missing.push_back(key);
+          continue;
+        }
+        used.insert(key);
+        if (it->second.shape != expected)
+          shapes.push_back(key + " (expected " + str(expected) + ", found " + str(it->second.shape) + ")");
+        else if (!is_float(it->second.dtype))
+          dtypes.push_back(key + " (" + name_of(it->second.dtype) + ")");
+        else
+          piece.rows.push_back(&it->second);
+      }
+      todo.push_back(std::move(piece));
+    }
+    void buffer(const std::string& path, Tensor<T>& t) override { parameter(path, t); }
+  } v(map, o);
+  module.visit(v);
+
+  LoadReport report;
+  std::vector<std::string> unexpected;
+  for (const auto& [key, value] : map) {
+    if (v.used.count(key)) continue;
+    bool known = false;
+    for (const std::string& glob : o.ignored) known |= matches(glob.c_str(), key.c_str());
+    (known ? report.ignored : unexpected).push_back(key);
+  }
+  std::string wrong;
+  const auto tell = [&](const char* kind, const std::vector<std::string>& names) {
+    if (names.empty()) return;
+    wrong += (wrong.empty() ? "" : "; ") + std::to_string(names.size()) + ' ' + kind + ": " +
+             detail::some_of(names);
+  };
+  tell("missing", v.missing);
+  tell("of another shape", v.shapes);
+  tell("not of a floating type", v.dtypes);
+  tell("unexpected", unexpected);
+  if (!wrong.empty()) fail(ErrorKind::key, std::string(o.what) + ": the weights do not fit the model; " + wrong);
+
+  for (auto& [tensor, rows] : v.todo) {
+    const bool tracked = tensor->tracked();
+    Tensor<T> t = rows[0]->template as<T>();
+    if (rows.size() > 1) {
+      t = Tensor<T>::empty(tensor->shape());
+      T* to = t.data();
+      for (const AnyTensor* r : rows) {
+        const Tensor<T> part = r->template as<T>();
+        if (part.numel()) std::memcpy(to, part.data(), static_cast<std::size_t>(part.numel()) * sizeof(T));
+        to += part.numel();
+      }
+    } else if (t.storage()->borrowed() && (tracked || !o.may_share)) {
+      t = t.clone();
+    }
+    for (const AnyTensor* r : rows) report.converted += r->dtype != dtype_of<T>;
+    if (tracked) t.requires_grad();
+    *tensor = t;
+    report.tensors += static_cast<Index>(rows.size());
+  }
+  return report;
+}
+
+/// The inverse of load(): the module's tensors under the names of the file, fused rows taken apart.
+template <class T, class M> TensorMap save(M& module, const LoadOptions& o = {}) {
+  TensorMap out;
+  for (const auto& [path, value] : state<T>(module)) {
+    const std::vector<std::string> keys = keys_for(o, path);
+    AnyTensor piece = value;
+    if (keys.size() > 1) piece.shape.dim[0] /= static_cast<Index>(keys.size());
+    piece.bytes = value.bytes / keys.size();
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      piece.data = value.data + i * piece.bytes;
+      out.emplace(keys[i], piece);
+    }
+  }
+  return out;
+}
+
+}  // namespace moraine

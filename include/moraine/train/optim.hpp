@@ -1,0 +1,147 @@
+#pragma once
+// AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), and clipping of the gradient's
+// norm.
+//
+//   p -= lr wd p;   m = b1 m + (1-b1) g;   v = b2 v + (1-b2) g^2
+//   p -= lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
+#include <moraine/core/parallel.hpp>
+#include <moraine/nn/module.hpp>
+
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace moraine MORAINE_API {
+
+struct AdamWOptions {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01;
+};
+
+/// Which parameters decay: matrices and convolutions do, vectors and scalars do not.
+template <class T> bool decays_by_rank(const Named<T>& p) { return p.tensor->rank() >= 2; }
+
+template <class T> class AdamW {
+ public:
+  struct Slot_ {
+    Named<T> param;
+    Tensor<T> m, v;
+    double lr_factor = 1, decay_factor = 1;
+  };
+
+  /// Takes every tracked parameter of the list. The modules that own them must outlive this object
+  /// and not move.
+  AdamW(const std::vector<Named<T>>& params, const AdamWOptions& o) : options(o) {
+    for (const Named<T>& p : params)
+      if (p.tensor->tracked())
+        slots_.push_back({p, Tensor<T>::zeros(p.tensor->shape()), Tensor<T>::zeros(p.tensor->shape()), 1,
+                          decays_by_rank(p) ? 1.0 : 0.0});
+    if (slots_.empty()) fail(ErrorKind::value, "adamw: no parameter has requires_grad()");
+  }
+  AdamWOptions options;
+
+  /// Multiplies the learning rate (or the decay) of the parameters whose path matches.
+  void set_lr_factor(const char* pattern, double f) {
+    for (Slot_& s : slots_)
+      if (matches(pattern, s.param.name.c_str())) s.lr_factor = f;
+  }
+  void set_decay_factor(const char* pattern, double f) {
+    for (Slot_& s : slots_)
+      if (matches(pattern, s.param.name.c_str())) s.decay_factor = f;
+  }
+
+  /// One step with the learning rate times `factor`. A parameter without a gradient is left alone.
+  void step(double factor = 1) {
+    ++steps_;
+    const double c1 = 1 - std::pow(options.beta1, static_cast<double>(steps_));
+    const double c2 = std::sqrt(1 - std::pow(options.beta2, static_cast<double>(steps_)));
+    for (Slot_& s : slots_) {
+      const Tensor<T> g = s.param.tensor->grad();
+      if (!g.defined()) continue;
+      const Tensor<T> cg = g.contiguous();
+      const double lr = options.lr * factor * s.lr_factor;
+      const T keep = static_cast<T>(1 - lr * options.weight_decay * s.decay_factor);
+      const T b1 = static_cast<T>(options.beta1), b2 = static_cast<T>(options.beta2);
+      const T n1 = static_cast<T>(1 - options.beta1), n2 = static_cast<T>(1 - options.beta2);
+      const T size = static_cast<T>(lr / c1), root = static_cast<T>(1 / c2), eps = static_cast<T>(options.eps);
+      T *p = s.param.tensor->data(), *m = s.m.data(), *v = s.v.data();
+      const T* d = cg.data();
+      parallel_for(cg.numel(), 1 << 15, [&](Index b, Index e) {
+        for (Index i = b; i < e; ++i) {
+          m[i] = b1 * m[i] + n1 * d[i];
+          v[i] = b2 * v[i] + n2 * d[i] * d[i];
+          p[i] = keep * p[i] - size * m[i] / (std::sqrt(v[i]) * root + eps);
+        }
+      });
+    }
+  }
+  void zero_grad() {
+    for (Slot_& s : slots_) s.param.tensor->zero_grad();
+  }
+  const std::vector<Slot_>& slots() const { return slots_; }
+  Index steps() const { return steps_; }
+
+  /// The moments under "m.<path>" and "v.<path>"; steps() is to be saved beside them.
+  TensorMap state() const {
+    TensorMap out;
+    for (const Slot_& s : slots_) out.emplace("m." + s.param.name, s.m), out.emplace("v." + s.param.name, s.v);
+    return out;
+  }
+  void load_state(const TensorMap& map, Index steps) {
+    for (Slot_& s : slots_)
+      for (auto [prefix, t] : {std::pair{"m.", &s.m}, std::pair{"v.", &s.v}}) {
+        const auto it = map.find(prefix + s.param.name);
+        if (it == map.end() || it->second.shape != t->shape())
+          fail(ErrorKind::key, "adamw: the saved state does not fit; " + (prefix + s.param.name));
+        *t = it->second.template as<T>().clone();
+      }
+    steps_ = steps;
+  }
+
+ private:
+  std::vector<Slot_> slots_;
+  Index steps_ = 0;
+};
+
+/// Norm of all gradients together. Sums in double, parameter by parameter.
+template <class T> double grad_norm(const AdamW<T>& optimizer) {
+  double total = 0;
+  for (const auto& s : optimizer.slots()) {
+    const Tensor<T> g = s.param.tensor->grad();
+    if (!g.defined()) continue;
+    const Tensor<T> c = g.contiguous();
+    const T* d = c.data();
+    constexpr Index piece = 1 << 14;
+    std::vector<double> part(static_cast<std::size_t>((c.numel() + piece - 1) / piece));
+    parallel_for(c.numel(), piece, [&](Index b, Index e) {
+      double sum[4] = {};
+      Index i = b;
+      for (; i + 4 <= e; i += 4)
+        for (int j = 0; j < 4; ++j) sum[j] += static_cast<double>(d[i + j]) * static_cast<double>(d[i + j]);
+      for (; i < e; ++i) sum[0] += static_cast<double>(d[i]) * static_cast<double>(d[i]);
+      part[static_cast<std::size_t>(b / piece)] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    });
+    for (double x : part) total += x;
+  }
+  return std::sqrt(total);
+}
+
+/// Scales all gradients by min(1, max / (norm + 1e-6)); returns the norm before.
+template <class T> double clip_grad_norm(AdamW<T>& optimizer, double max) {
+  const double norm = grad_norm(optimizer), f = max / (norm + 1e-6);
+  if (!(f < 1)) return norm;
+  for (const auto& s : optimizer.slots()) {
+    if (!s.param.tensor->grad().defined()) continue;
+    NodeOf<T>& node = *static_cast<NodeOf<T>*>(s.param.tensor->node().get());
+    const Tensor<T> scaled_grad = node.grad.clone();
+    T* d = scaled_grad.data();
+    parallel_for(scaled_grad.numel(), 1 << 15, [&](Index b, Index e) {
+      for (Index i = b; i < e; ++i) d[i] *= static_cast<T>(f);
+    });
+    node.grad = scaled_grad;
+    node.own_grad = true;
+  }
+  return norm;
+}
+
+}  // namespace moraine
