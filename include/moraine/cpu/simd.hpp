@@ -8,6 +8,7 @@
 // change the calling convention with the instruction set. Products and sums in one expression
 // become fused multiply-adds where the target has them (-ffp-contract, on by default in both
 // compilers; `off` halves the speed and is caught by tests/cpu/gemm_test.cpp).
+#include <cstring>
 #include <moraine/core/activation.hpp>
 #include <moraine/core/config.hpp>
 #include <moraine/core/shape.hpp>
@@ -67,27 +68,58 @@ inline Isa best_isa() {
 
 namespace simd {
 
+// load and store need a float's alignment, no more.
 #define MORAINE_LANES(Name, N)                                                                  \
   struct Name {                                                                                 \
     static constexpr int width = N;                                                             \
     typedef float F __attribute__((vector_size(4 * N)));                                        \
     typedef int I __attribute__((vector_size(4 * N)));                                          \
     typedef unsigned B __attribute__((vector_size(4 * N)));                                     \
-    /* p needs a float's alignment, no more. */                                                 \
+    struct U {                                                                                  \
+      F v;                                                                                      \
+    } __attribute__((packed, may_alias));                                                       \
     static MORAINE_FLATTEN void load(F& x, const float* p) {                                    \
       x = reinterpret_cast<const U*>(p)->v;                                                     \
     }                                                                                           \
     static MORAINE_FLATTEN void store(float* p, const F& x) { reinterpret_cast<U*>(p)->v = x; } \
-                                                                                                \
-   private:                                                                                     \
-    struct U {                                                                                  \
-      F v;                                                                                      \
-    } __attribute__((packed, may_alias));                                                       \
   };
 MORAINE_LANES(Lanes4, 4)
 MORAINE_LANES(Lanes8, 8)
 MORAINE_LANES(Lanes16, 16)
 #undef MORAINE_LANES
+
+/// The `left` floats from p on if they are fewer than a vector, `fill` in the lanes beyond.
+template <class L>
+MORAINE_FLATTEN void load(typename L::F& x, const float* p, Index left, float fill = 0) {
+  if (left >= L::width) return L::load(x, p);
+  x = fill - typename L::F{};
+  std::memcpy(&x, p, static_cast<std::size_t>(left) * sizeof(float));
+}
+template <class L>
+MORAINE_FLATTEN void store(float* p, const typename L::F& x, Index left) {
+  if (left >= L::width) return L::store(p, x);
+  std::memcpy(p, &x, static_cast<std::size_t>(left) * sizeof(float));
+}
+
+/// The lanes' sum and maximum, by halves. The maximum may lose a NaN; a sum keeps it.
+template <class L>
+MORAINE_FLATTEN float sum(const typename L::F& x) {
+  float v[L::width];
+  std::memcpy(v, &x, sizeof v);
+  MORAINE_UNROLL for (int h = L::width / 2; h > 0; h /= 2) {
+    MORAINE_UNROLL for (int i = 0; i < h; ++i) v[i] += v[i + h];
+  }
+  return v[0];
+}
+template <class L>
+MORAINE_FLATTEN float max(const typename L::F& x) {
+  float v[L::width];
+  std::memcpy(v, &x, sizeof v);
+  MORAINE_UNROLL for (int h = L::width / 2; h > 0; h /= 2) {
+    MORAINE_UNROLL for (int i = 0; i < h; ++i) v[i] = v[i + h] > v[i] ? v[i + h] : v[i];
+  }
+  return v[0];
+}
 
 /// t <- 2^t. Relative error 1.5e-7. Below 2^-126: 0. From 128 on: the largest finite values, not
 /// infinity (exp() below gives infinity). NaN stays NaN.
@@ -136,13 +168,15 @@ MORAINE_FLATTEN void exp(typename L::F& x) {
   x = (F)((B)r & ~(B)tiny);
 }
 
-/// x <- 1/(1+e^-x).
+/// x <- s = 1/(1+e^-x), d <- s (1-s), both without cancellation at either end.
 template <class L>
-MORAINE_FLATTEN void sigmoid(typename L::F& x) {
+MORAINE_FLATTEN void sigmoid(typename L::F& x, typename L::F& d) {
   using F = typename L::F;
-  F e = -x;
+  F e = (F)((typename L::B)x | 0x80000000u);  // -|x|
   exp<L>(e);
-  x = 1.0f / (1.0f + e);
+  const F s = 1.0f / (1.0f + e);
+  d = e * s * s;
+  x = x < 0.0f ? e * s : s;
 }
 
 /// q <- 1 - Phi(|x|) = erfc(|x|/sqrt 2)/2 and e <- exp(-x x/2), absolute error of q 1.5e-7
@@ -193,15 +227,15 @@ MORAINE_FLATTEN void activate(Activation act, typename L::F& x) {
     case Activation::gelu:
       return gelu<L>(x);
     case Activation::gelu_tanh: {  // (1 + tanh u)/2 is sigmoid(2u)
-      F s = x * 1.59576912f * (x * x * 0.044715f + 1.0f);
-      sigmoid<L>(s);
+      F s = x * 1.59576912f * (x * x * 0.044715f + 1.0f), d;
+      sigmoid<L>(s, d);
       x = x * s;
       return;
     }
     case Activation::quick_gelu:
     case Activation::silu: {
-      F s = x * (act == Activation::silu ? 1.0f : 1.702f);
-      sigmoid<L>(s);
+      F s = x * (act == Activation::silu ? 1.0f : 1.702f), d;
+      sigmoid<L>(s, d);
       x = x * s;
       return;
     }
@@ -222,17 +256,17 @@ MORAINE_FLATTEN void activate_grad(Activation act, typename L::F& x) {
     case Activation::gelu:
       return gelu_grad<L>(x);
     case Activation::gelu_tanh: {
-      F s = x * 1.59576912f * (x * x * 0.044715f + 1.0f);
-      sigmoid<L>(s);
-      x = s + x * s * (1.0f - s) * 1.59576912f * (x * x * 0.134145f + 1.0f);
+      F s = x * 1.59576912f * (x * x * 0.044715f + 1.0f), d;
+      sigmoid<L>(s, d);
+      x = s + x * d * 1.59576912f * (x * x * 0.134145f + 1.0f);
       return;
     }
     case Activation::quick_gelu:
     case Activation::silu: {
       const float c = act == Activation::silu ? 1.0f : 1.702f;
-      F s = x * c;
-      sigmoid<L>(s);
-      x = s + x * s * (1.0f - s) * c;
+      F s = x * c, d;
+      sigmoid<L>(s, d);
+      x = s + x * d * c;
       return;
     }
     case Activation::relu:
