@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <moraine/core/error.hpp>
 #include <string>
@@ -69,6 +71,18 @@ std::string message_of(F&& f) {
 
 inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
+}
+
+/// CRC-32 as zlib and PNG compute it, in hexadecimal.
+inline std::string crc32(const void* data, std::size_t n) {
+  std::uint32_t c = ~0u;
+  for (std::size_t i = 0; i < n; ++i) {
+    c ^= static_cast<const unsigned char*>(data)[i];
+    for (int k = 0; k < 8; ++k) c = c >> 1 ^ (c & 1 ? 0xedb88320u : 0u);
+  }
+  std::string s(8, '0');
+  for (std::size_t i = 0; i < 8; ++i) s[i] = "0123456789abcdef"[~c >> (28 - 4 * i) & 15u];
+  return s;
 }
 
 /// Where the shared data sets are; "" (and a message) when they are not here.
