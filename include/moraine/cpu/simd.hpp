@@ -121,8 +121,7 @@ MORAINE_FLATTEN float max(const typename L::F& x) {
   return v[0];
 }
 
-/// t <- 2^t. Relative error 1.5e-7. Below 2^-126: 0. From 128 on: the largest finite values, not
-/// infinity (exp() below gives infinity). NaN stays NaN.
+/// t <- 2^t for t <= 127, relative error 1.5e-7. Below 2^-126: 0. NaN stays NaN.
 template <class L>
 MORAINE_FLATTEN void exp2(typename L::F& t) {
   using F = typename L::F;
@@ -130,7 +129,6 @@ MORAINE_FLATTEN void exp2(typename L::F& t) {
   using B = typename L::B;
   // Comparisons are written so that a NaN takes the branch that keeps it.
   const I tiny = t < -126.0f;
-  t = t > 127.5f ? 127.5f - F{} : t;
   const F shifted = t + 12582912.0f;  // 1.5 2^23: the sum's low bits are round(t)
   const F f = t - (shifted - 12582912.0f);
   F p = f * 1.326472604e-3f + 9.671512722e-3f;  // minimax on [-.5,.5]
