@@ -97,8 +97,11 @@ template <class T, class M> Index require_grad(M& module, const char* pattern, b
   Index n = 0;
   for (Named<T>& p : parameters<T>(module))
     if (matches(pattern, p.name.c_str())) {
-      if (on != p.tensor->tracked()) p.tensor->requires_grad(on);
       n += p.tensor->numel();
+      if (on == p.tensor->tracked()) continue;
+      // What is trained must own its memory: a loaded tensor may lie in a mapped file.
+      if (on && p.tensor->storage()->borrowed()) *p.tensor = p.tensor->clone();
+      p.tensor->requires_grad(on);
     }
   return n;
 }

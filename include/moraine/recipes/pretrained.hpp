@@ -4,7 +4,6 @@
 #include <moraine/io/json.hpp>
 #include <moraine/io/safetensors.hpp>
 #include <moraine/models/dinov2.hpp>
-
 #include <string>
 
 namespace moraine MORAINE_API {
@@ -44,11 +43,12 @@ class ConfigReader {
   }
   Activation activation(const char* field, Activation fallback) const {
     const std::string s = text(field, name_of(fallback));
-    for (Activation a : {Activation::gelu, Activation::quick_gelu, Activation::gelu_tanh, Activation::silu,
-                         Activation::relu})
+    for (Activation a : {Activation::gelu, Activation::quick_gelu, Activation::gelu_tanh,
+                         Activation::silu, Activation::relu})
       if (s == name_of(a)) return a;
-    fail(ErrorKind::config, file_ + ": " + field + " \"" + s +
-                                "\" is not supported -> gelu, quick_gelu, gelu_pytorch_tanh, silu, relu");
+    fail(ErrorKind::config,
+         file_ + ": " + field + " \"" + s +
+             "\" is not supported -> gelu, quick_gelu, gelu_pytorch_tanh, silu, relu");
   }
   const std::string& file() const { return file_; }
 
@@ -58,7 +58,8 @@ class ConfigReader {
     return j && !j->is_null() ? j : nullptr;
   }
   [[noreturn]] void wrong(const char* field, const char* wanted) const {
-    fail(ErrorKind::config, file_ + ": " + field + " must be " + wanted);
+    fail(ErrorKind::config,
+         file_ + ": " + field + " must be " + wanted + "; it is " + name_of(get(field)->kind()));
   }
   const Json& json_;
   std::string file_;
@@ -83,13 +84,18 @@ inline Dinov2Config dinov2_config(const Json& json, const std::string& file = "c
   c.use_swiglu_ffn = r.flag("use_swiglu_ffn", d.use_swiglu_ffn);
   if (reg) c.num_register_tokens = r.size("num_register_tokens", d.num_register_tokens, 0);
   if (c.hidden_size % c.num_attention_heads)
-    fail(ErrorKind::config, file + ": num_attention_heads " + std::to_string(c.num_attention_heads) +
+    fail(ErrorKind::config, file + ": num_attention_heads " +
+                                std::to_string(c.num_attention_heads) +
                                 " does not divide hidden_size " + std::to_string(c.hidden_size));
   if (c.image_size < c.patch_size)
-    fail(ErrorKind::config, file + ": image_size " + std::to_string(c.image_size) + " is below patch_size " +
-                                std::to_string(c.patch_size));
+    fail(ErrorKind::config, file + ": image_size " + std::to_string(c.image_size) +
+                                " is below patch_size " + std::to_string(c.patch_size));
   if (!(c.layer_norm_eps >= 0))
-    fail(ErrorKind::config, file + ": layer_norm_eps is out of range");
+    fail(ErrorKind::config,
+         file + ": layer_norm_eps is out of range; " + number_text(c.layer_norm_eps));
+  const double hidden = static_cast<double>(c.hidden_size) * c.mlp_ratio;
+  if (!(hidden >= 1 && hidden <= 1 << 28))
+    fail(ErrorKind::config, file + ": mlp_ratio is out of range; " + number_text(c.mlp_ratio));
   return c;
 }
 
@@ -105,17 +111,20 @@ inline Pretrained open_pretrained(const std::string& directory) {
   Pretrained p;
   const std::string file = directory + "/config.json";
   p.config = read_json(file);
-  if (!p.config.is_object()) fail(ErrorKind::config, file + ": the top level must be an object");
+  if (!p.config.is_object())
+    fail(ErrorKind::config,
+         file + ": the top level must be an object; it is " + name_of(p.config.kind()));
   p.model_type = ConfigReader(p.config, file).text("model_type", "");
   p.weights = read_sharded(directory);
   return p;
 }
 
 /// A DINOv2 trunk, with or without registers, from its directory; frozen and packed.
-template <class T = float> ViT<T> load_dinov2(const Pretrained& p) {
+template <class T = float>
+ViT<T> load_dinov2(const Pretrained& p) {
   ViT<T> vit = dinov2<T>(dinov2_config(p.config), p.weights.tensors);
   prepare<T>(vit);
   return vit;
 }
 
-}  // namespace moraine
+}  // namespace MORAINE_API

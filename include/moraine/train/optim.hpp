@@ -4,10 +4,9 @@
 //
 //   p -= lr wd p;   m = b1 m + (1-b1) g;   v = b2 v + (1-b2) g^2
 //   p -= lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
+#include <cmath>
 #include <moraine/core/parallel.hpp>
 #include <moraine/nn/module.hpp>
-
-#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,9 +18,13 @@ struct AdamWOptions {
 };
 
 /// Which parameters decay: matrices and convolutions do, vectors and scalars do not.
-template <class T> bool decays_by_rank(const Named<T>& p) { return p.tensor->rank() >= 2; }
+template <class T>
+bool decays_by_rank(const Named<T>& p) {
+  return p.tensor->rank() >= 2;
+}
 
-template <class T> class AdamW {
+template <class T>
+class AdamW {
  public:
   struct Slot_ {
     Named<T> param;
@@ -34,8 +37,8 @@ template <class T> class AdamW {
   AdamW(const std::vector<Named<T>>& params, const AdamWOptions& o) : options(o) {
     for (const Named<T>& p : params)
       if (p.tensor->tracked())
-        slots_.push_back({p, Tensor<T>::zeros(p.tensor->shape()), Tensor<T>::zeros(p.tensor->shape()), 1,
-                          decays_by_rank(p) ? 1.0 : 0.0});
+        slots_.push_back({p, Tensor<T>::zeros(p.tensor->shape()),
+                          Tensor<T>::zeros(p.tensor->shape()), 1, decays_by_rank(p) ? 1.0 : 0.0});
     if (slots_.empty()) fail(ErrorKind::value, "adamw: no parameter has requires_grad()");
   }
   AdamWOptions options;
@@ -63,7 +66,8 @@ template <class T> class AdamW {
       const T keep = static_cast<T>(1 - lr * options.weight_decay * s.decay_factor);
       const T b1 = static_cast<T>(options.beta1), b2 = static_cast<T>(options.beta2);
       const T n1 = static_cast<T>(1 - options.beta1), n2 = static_cast<T>(1 - options.beta2);
-      const T size = static_cast<T>(lr / c1), root = static_cast<T>(1 / c2), eps = static_cast<T>(options.eps);
+      const T size = static_cast<T>(lr / c1), root = static_cast<T>(1 / c2),
+              eps = static_cast<T>(options.eps);
       T *p = s.param.tensor->data(), *m = s.m.data(), *v = s.v.data();
       const T* d = cg.data();
       parallel_for(cg.numel(), 1 << 15, [&](Index b, Index e) {
@@ -84,7 +88,8 @@ template <class T> class AdamW {
   /// The moments under "m.<path>" and "v.<path>"; steps() is to be saved beside them.
   TensorMap state() const {
     TensorMap out;
-    for (const Slot_& s : slots_) out.emplace("m." + s.param.name, s.m), out.emplace("v." + s.param.name, s.v);
+    for (const Slot_& s : slots_)
+      out.emplace("m." + s.param.name, s.m), out.emplace("v." + s.param.name, s.v);
     return out;
   }
   void load_state(const TensorMap& map, Index steps) {
@@ -104,7 +109,8 @@ template <class T> class AdamW {
 };
 
 /// Norm of all gradients together. Sums in double, parameter by parameter.
-template <class T> double grad_norm(const AdamW<T>& optimizer) {
+template <class T>
+double grad_norm(const AdamW<T>& optimizer) {
   double total = 0;
   for (const auto& s : optimizer.slots()) {
     const Tensor<T> g = s.param.tensor->grad();
@@ -117,7 +123,8 @@ template <class T> double grad_norm(const AdamW<T>& optimizer) {
       double sum[4] = {};
       Index i = b;
       for (; i + 4 <= e; i += 4)
-        for (int j = 0; j < 4; ++j) sum[j] += static_cast<double>(d[i + j]) * static_cast<double>(d[i + j]);
+        for (int j = 0; j < 4; ++j)
+          sum[j] += static_cast<double>(d[i + j]) * static_cast<double>(d[i + j]);
       for (; i < e; ++i) sum[0] += static_cast<double>(d[i]) * static_cast<double>(d[i]);
       part[static_cast<std::size_t>(b / piece)] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     });
@@ -127,7 +134,8 @@ template <class T> double grad_norm(const AdamW<T>& optimizer) {
 }
 
 /// Scales all gradients by min(1, max / (norm + 1e-6)); returns the norm before.
-template <class T> double clip_grad_norm(AdamW<T>& optimizer, double max) {
+template <class T>
+double clip_grad_norm(AdamW<T>& optimizer, double max) {
   const double norm = grad_norm(optimizer), f = max / (norm + 1e-6);
   if (!(f < 1)) return norm;
   for (const auto& s : optimizer.slots()) {
@@ -144,4 +152,4 @@ template <class T> double clip_grad_norm(AdamW<T>& optimizer, double max) {
   return norm;
 }
 
-}  // namespace moraine
+}  // namespace MORAINE_API
