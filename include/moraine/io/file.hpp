@@ -50,11 +50,17 @@ inline std::uint64_t checksum(const void* data, std::size_t n) {
 }
 
 /// A name from a file, made fit for an error line: quoted, control bytes shown as '?', cut at 80.
-inline std::string quoted(std::string_view s) {
-  std::string out = "\"";
-  for (char c : s.substr(0, 80)) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  return out + (s.size() > 80 ? "...\"" : "\"");
-}
+/// An object, not a function: argument-dependent lookup would find std::quoted of <iomanip> as
+/// well.
+struct Quoted {
+  std::string operator()(std::string_view s) const {
+    std::string out = "\"";
+    for (char c : s.substr(0, 80))
+      out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+    return out + (s.size() > 80 ? "...\"" : "\"");
+  }
+};
+inline constexpr Quoted quoted{};
 
 /// "dir/name.ext" -> "name.ext"
 inline std::string base_name(const std::string& path) {
