@@ -12,14 +12,30 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 import torch
-from gen import DOM, K, layouts, render
+from gen import DOM, EMS, K, WL, fbm, layouts, render
 
 torch.set_num_threads(1)
 tiles = int(sys.argv[2]) if len(sys.argv) > 2 else 1024
 step = 64
 print(f"// Made by scripts/make_scene_reference.py from the prototype; {tiles} tiles. Do not edit.")
+print("// Noise: step, octaves, variance in a tile, mean squared step between neighbours.")
+print("// Materials: domain, material, what the 4 bands see of it.")
 print("// Shares of the 8 classes: gsd, 8 shares, 8 standard errors, mean height of trees and roofs (m).")
 made = {}
+random = np.random.default_rng(300000)
+for scale, octaves in ((40, 3), (20, 2), (9, 2), (3, 2)):
+    fields = [fbm(random, scale, octaves) for _ in range(4 * tiles)]
+    spread = np.mean([f.var() for f in fields])
+    slope = np.mean([(np.diff(f, axis=1) ** 2).mean() for f in fields])
+    print(f"SCENE_NOISE({scale}, {octaves}, {spread:.5g}, {slope:.5g})")
+for name in ("source", "strong"):
+    domain = DOM[name][1]
+    for m in range(len(EMS)):
+        seen = []
+        for c, w in zip(domain["c"], domain["w"]):
+            g = np.exp(-0.5 * ((WL - c) / (w / 2.355)) ** 2)
+            seen.append((g / g.sum() * EMS[m]).sum())
+        print(f'SCENE_MATERIAL("{name}", {m}, ' + ", ".join(f"{v:.8f}" for v in seen) + ")")
 for gsd in (1.5, 1.8):
     made[gsd] = [layouts(range(200000 + a, 200000 + a + step), gsd) for a in range(0, tiles, step)]
     lab = torch.cat([x["lab"] for x in made[gsd]]).long()

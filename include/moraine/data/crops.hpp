@@ -64,7 +64,7 @@ Tensor<T> transformed(const Tensor<T>& x, Dihedral d) {
   if (x.rank() < 2)
     fail(ErrorKind::shape, "transformed: needs rows and columns; shape " + str(x.shape()));
   const Tensor<T> in = x.contiguous();
-  const Index h = x.size(-2), w = x.size(-1), planes = h * w ? x.numel() / (h * w) : 0;
+  const Index h = x.size(-2), w = x.size(-1), planes = x.numel() / std::max<Index>(h * w, 1);
   Shape shape = x.shape();
   if (d.swaps()) std::swap(shape[-2], shape[-1]);
   Tensor<T> out = Tensor<T>::empty(shape);
