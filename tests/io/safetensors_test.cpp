@@ -407,3 +407,22 @@ TEST_CASE("safetensors: a hundred thousand entries on one range, and deep header
   CHECK(verdict(std::string(5000000, '{'), 0) != "");
   CHECK(verdict("{\"t\":{\"x\":" + std::string(5000000, '['), 0) != "");
 }
+
+TEST_CASE("safetensors: the reference implementation's own file, read, and written byte for byte") {
+  // Made by safetensors 0.8.0: scripts/make_io_fixtures.py.
+  const std::string path =
+      std::string(MORAINE_SOURCE_DIR) + "/tests/io/fixtures/reference.safetensors";
+  const SafetensorsFile f = read_safetensors(path);
+  REQUIRE(f.tensors.size() == 8);
+  CHECK(f.metadata == std::map<std::string, std::string>{{"format", "pt"}});
+  CHECK(f.tensors.at("block.0.weight").as<float>().values() ==
+        std::vector<float>{0, .25f, .5f, .75f, 1, 1.25f});
+  CHECK(f.tensors.at("block.0.bias").as<double>().at({0}) == -1.5);
+  CHECK(f.tensors.at("ids").as<std::int64_t>().at({4}) == 4);
+  CHECK(f.tensors.at("half").as<float>().at({1, 0}) == -0.25f);
+  CHECK(f.tensors.at("mask").dtype == Dtype::boolean);
+  CHECK(f.tensors.at("empty").shape == Shape{0, 4});
+  CHECK(f.tensors.at("scalar").as<std::int32_t>().item() == 7);
+  CHECK(f.tensors.count("caf\xc3\xa9 \"quoted\"\n") == 1);
+  CHECK(written(f.tensors, f.metadata) == read_file(path));
+}
