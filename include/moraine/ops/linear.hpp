@@ -53,7 +53,9 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
   if (w.rank() != 2 || x.rank() < 1 || x.size(-1) != w.size(1))
     fail(ErrorKind::shape, "linear: input width differs from the weight's; x " + str(x.shape()) +
                                ", weight (out,in) " + str(w.shape()));
-  const Index n = w.size(0), k = w.size(1), m = k ? x.numel() / k : Shape(x.shape()).numel();
+  Shape leading = x.shape();
+  leading.erase(leading.rank - 1);
+  const Index n = w.size(0), k = w.size(1), m = leading.numel();
   if (b.defined() && b.shape() != Shape{n})
     fail(ErrorKind::shape, "linear: bias " + str(b.shape()) + " for weight (out,in) " + str(w.shape()));
   if (o.scale.defined() && o.scale.shape() != Shape{n})

@@ -5,11 +5,12 @@
 //   amax: y = max_r x_r,          dx_r = dy for the first r that attains it, else 0
 //
 // Every reduction adds in an order that depends on the sizes alone: pieces of fixed length, then
-// the pieces in sequence.
+// the pieces, by halves, so that the error of a long sum grows with the logarithm of its length.
 #include <moraine/core/device.hpp>
 #ifdef MORAINE_HOST
 #include <moraine/autograd/record.hpp>
 #include <moraine/core/parallel.hpp>
+#include <moraine/ops/reduction.hpp>
 #endif
 
 #include <vector>
@@ -204,41 +205,48 @@ template <class T> Tensor<std::int64_t> argmax(const Tensor<T>& x, int axis) {
 
 // ---- CPU
 template <class T> void Sum<T>::cpu(const Sum& k) {
+  using A = acc<T>;
   if (k.inner == 1) {
-    parallel_for(k.outer, 1 + 32768 / (k.reduce + 1), [&](Index b, Index e) {
-      for (Index o = b; o < e; ++o) {
-        // Eight interleaved partial sums: vectorisable, and the same for every caller.
-        acc<T> s[8] = {};
-        const T* x = k.x + o * k.reduce;
-        Index r = 0;
-        for (; r + 8 <= k.reduce; r += 8)
-          for (int j = 0; j < 8; ++j) s[j] += x[r + j];
-        for (int j = 0; r < k.reduce; ++r, ++j) s[j] += x[r];
-        k.y[o] = static_cast<T>(((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])));
+    // Pieces of 8192 elements, each by ordered_total, then the pieces of a row the same way.
+    constexpr Index piece = 8192;
+    const Index pieces = k.reduce ? (k.reduce + piece - 1) / piece : 1;
+    std::vector<A> part(static_cast<std::size_t>(pieces > 1 ? k.outer * pieces : 0));
+    parallel_for(k.outer * pieces, 1 + 32768 / (k.reduce + 1), [&](Index b, Index e) {
+      for (Index j = b; j < e; ++j) {
+        const T* x = k.x + (j / pieces) * k.reduce;
+        const Index first = (j % pieces) * piece;
+        const Index last = first + piece < k.reduce ? first + piece : k.reduce;
+        const A s = ordered_total<A>(first, last, [x](Index i) { return A(x[i]); });
+        if (pieces > 1)
+          part[static_cast<std::size_t>(j)] = s;
+        else
+          k.y[j] = static_cast<T>(s);
       }
     });
+    for (Index o = 0; o < k.outer && pieces > 1; ++o)
+      k.y[o] = static_cast<T>(ordered_sum(part.data() + o * pieces, pieces));
     return;
   }
-  // Rows are added into row vectors: pieces of 256 rows, then the pieces in order.
+  // Rows are added into row vectors: pieces of 256 rows, then the pieces by ordered_total.
   constexpr Index piece = 256;
   const Index pieces = k.reduce ? (k.reduce + piece - 1) / piece : 1;
-  std::vector<acc<T>> part(static_cast<std::size_t>(k.outer * pieces * k.inner));
-  parallel_for(k.outer * pieces, 1, [&](Index b, Index e) {
+  std::vector<A> part(static_cast<std::size_t>(k.outer * pieces * k.inner));
+  parallel_for(k.outer * pieces, 1 + 32768 / (piece * k.inner + 1), [&](Index b, Index e) {
     for (Index j = b; j < e; ++j) {
       const Index o = j / pieces, first = (j % pieces) * piece;
       const Index last = first + piece < k.reduce ? first + piece : k.reduce;
-      acc<T>* s = part.data() + j * k.inner;
+      A* s = part.data() + j * k.inner;
       for (Index r = first; r < last; ++r) {
         const T* x = k.x + (o * k.reduce + r) * k.inner;
-        for (Index i = 0; i < k.inner; ++i) s[i] += x[i];
+        for (Index i = 0; i < k.inner; ++i) s[i] += A(x[i]);
       }
     }
   });
   for (Index o = 0; o < k.outer; ++o)
     for (Index i = 0; i < k.inner; ++i) {
-      acc<T> s = 0;
-      for (Index j = 0; j < pieces; ++j) s += part[static_cast<std::size_t>((o * pieces + j) * k.inner + i)];
-      k.y[o * k.inner + i] = static_cast<T>(s);
+      const A* p = part.data() + o * pieces * k.inner + i;
+      k.y[o * k.inner + i] =
+          static_cast<T>(ordered_total<A>(0, pieces, [&](Index j) { return p[j * k.inner]; }));
     }
 }
 template <class T> void Extremum<T>::cpu(const Extremum& k) {

@@ -10,18 +10,22 @@ namespace moraine MORAINE_API {
 
 /// Another shape with the same elements in the same order; one size may be -1 (deduced).
 template <class T> Tensor<T> reshape(const Tensor<T>& x, Shape shape) {
+  const Shape wanted = shape;
   Index known = 1;
   int free = -1;
+  bool valid = true;
   for (int i = 0; i < shape.rank; ++i) {
-    if (shape.dim[i] == -1 && free < 0)
+    if (shape.dim[i] == -1 && free < 0) {
       free = i;
-    else
+    } else {
+      valid &= shape.dim[i] >= 0;
       known *= shape.dim[i];
+    }
   }
-  if (free >= 0 && known != 0) shape.dim[free] = x.numel() / known;
-  if (shape.numel() != x.numel())
+  if (free >= 0 && valid && known != 0) shape.dim[free] = x.numel() / known;
+  if (!valid || shape.numel() != x.numel() || (free >= 0 && known == 0))
     fail(ErrorKind::shape, "reshape: " + str(x.shape()) + " has " + std::to_string(x.numel()) +
-                               " elements; wanted " + str(shape));
+                               " elements; wanted " + str(wanted));
   if constexpr (std::is_floating_point_v<T>)
     return record("reshape", x.detach().reshaped(shape), {&x},
                   [from = x.shape()](const Tensor<T>& dy) { return Grads<T>{dy.reshaped(from)}; });
