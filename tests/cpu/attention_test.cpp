@@ -168,7 +168,8 @@ TEST_CASE("attention: float agrees with double, forward and backward") {
         y.f.scale = y.b.scale = x.f.scale;
         cpu::detail::attention_with(*kernels, x.f);
         cpu::attention(y.f);
-        CHECK(worst(x.out, y.out) <= 4e-6);  // gaps are 77 in both
+        // Rounding of a score grows with the root of its terms. Gaps are 77 in both.
+        CHECK(worst(x.out, y.out) <= 2e-6 + 1.5e-7 * std::sqrt(static_cast<double>(z.d)));
         CHECK(worst(x.lse, y.lse) <= 2e-6);
         cpu::detail::attention_backward_with(*kernels, x.b);
         cpu::attention_backward(y.b);

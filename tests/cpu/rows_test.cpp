@@ -56,7 +56,7 @@ TEST_CASE("exp: relative error at most 2e-7 over the whole range, exact ends") {
       const float x = static_cast<float>(i) * 1e-3f;
       const std::vector<float> y{0, x}, dy{1, 0};
       float dx[2];
-      k->log_softmax_dx(y.data(), dy.data(), 2, dx);
+      k->softmax_dx(true, y.data(), dy.data(), 2, dx);
       const double e = std::exp(static_cast<double>(x));
       rel = std::fmax(rel, std::fabs(-dx[1] - e) / e);
     }
@@ -64,7 +64,7 @@ TEST_CASE("exp: relative error at most 2e-7 over the whole range, exact ends") {
     for (float x : {88.73f, 200.0f, inf, -104.0f, -inf, 0.0f, -0.0f, 1e-40f, 88.722f}) {
       const std::vector<float> y{0, x}, dy{1, 0};
       float dx[2];
-      k->log_softmax_dx(y.data(), dy.data(), 2, dx);
+      k->softmax_dx(true, y.data(), dy.data(), 2, dx);
       const float e = std::exp(x);
       CAPTURE(x);
       if (e == 0 || e == inf || e == 1)
@@ -74,13 +74,16 @@ TEST_CASE("exp: relative error at most 2e-7 over the whole range, exact ends") {
     }
     const std::vector<float> y{0, NAN}, dy{1, 0};
     float dx[2];
-    k->log_softmax_dx(y.data(), dy.data(), 2, dx);
+    k->softmax_dx(true, y.data(), dy.data(), 2, dx);
     CHECK(std::isnan(dx[1]));
   }
 }
 
 TEST_CASE("activations: values within 1e-6, derivatives within 1e-6, every float range") {
-  for (const auto* k : all_kernels())
+  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    const auto* k = cpu::row_kernels(isa);
+    if (!k) continue;
+    cpu::ActivationFunction* const forward = cpu::gemm_kernels(isa)->activation;
     for (Activation act : {Activation::none, Activation::gelu, Activation::gelu_tanh,
                            Activation::quick_gelu, Activation::silu, Activation::relu}) {
       CAPTURE(name_of(act));
@@ -90,7 +93,7 @@ TEST_CASE("activations: values within 1e-6, derivatives within 1e-6, every float
       const auto n = static_cast<Index>(x.size());
       std::vector<float> y(x.size()), dx(x.size());
       const auto dy = noise(n, 3);
-      k->activation(act, x.data(), n, y.data());
+      forward(act, x.data(), n, y.data());
       k->activation_dx(act, x.data(), dy.data(), n, dx.data());
       double value = 0, slope = 0;
       for (std::size_t i = 0; i < x.size(); ++i) {
@@ -103,7 +106,7 @@ TEST_CASE("activations: values within 1e-6, derivatives within 1e-6, every float
       const std::vector<float> edge{NAN, inf, -inf, 3e38f, -3e38f};
       const std::vector<float> one(5, 1.0f);
       std::vector<float> e(5), d(5);
-      k->activation(act, edge.data(), 5, e.data());
+      forward(act, edge.data(), 5, e.data());
       k->activation_dx(act, edge.data(), one.data(), 5, d.data());
       CHECK(std::isnan(e[0]));
       CHECK(e[1] == inf);
@@ -118,6 +121,7 @@ TEST_CASE("activations: values within 1e-6, derivatives within 1e-6, every float
         CHECK(d[4] == 0.0f);
       }
     }
+  }
 }
 
 TEST_CASE("softmax and log_softmax: forward and backward against double") {
@@ -151,20 +155,20 @@ TEST_CASE("softmax: masks, NaN and infinity") {
     for (Index n : {3, 20}) {
       std::vector<float> x(static_cast<std::size_t>(n), 1.0f), y(x.size());
       x[1] = -inf;  // masked: exactly zero, the others as if it were not there
-      k->softmax(x.data(), n, y.data());
+      k->softmax(false, x.data(), n, y.data());
       CHECK(y[1] == 0.0f);
       CHECK(y[0] == doctest::Approx(1.0 / static_cast<double>(n - 1)).epsilon(1e-6));
       x[1] = 3e38f;
-      k->softmax(x.data(), n, y.data());
+      k->softmax(false, x.data(), n, y.data());
       CHECK(y[1] == 1.0f);
       CHECK(y[0] == 0.0f);
       x[1] = NAN;
-      k->softmax(x.data(), n, y.data());
+      k->softmax(false, x.data(), n, y.data());
       for (float v : y) CHECK(std::isnan(v));
-      k->log_softmax(x.data(), n, y.data());
+      k->softmax(true, x.data(), n, y.data());
       for (float v : y) CHECK(std::isnan(v));
       for (float& v : x) v = -inf;
-      k->softmax(x.data(), n, y.data());
+      k->softmax(false, x.data(), n, y.data());
       for (float v : y) CHECK(std::isnan(v));
     }
 }

@@ -191,26 +191,36 @@ inline int threads() { return detail::Pool::instance().size(); }
 /// Sets that number. Default: usable_cpus().
 inline void set_threads(int n) { detail::Pool::instance().resize(n); }
 
+namespace detail {
+/// parallel_for once it has forgotten its type.
+__attribute__((noinline)) inline void parallel_pieces(Index n, Index grain,
+                                                      void (*call)(void*, Index, Index), void* f) {
+  if (n <= 0) return;
+  if (grain < 1) grain = 1;
+  if (n <= grain || threads() == 1 || Pool::inside()) {
+    for (Index b = 0; b < n; b += grain) call(f, b, n - b < grain ? n : b + grain);
+    return;
+  }
+  Job job;
+  job.call = call;
+  job.f = f;
+  job.n = n;
+  job.grain = grain;
+  Pool::instance().run(job);
+  if (job.error) std::rethrow_exception(job.error);
+}
+}  // namespace detail
+
 /// Calls f(begin, end) on consecutive pieces of [0,n), each `grain` long (the last may be shorter),
 /// in any order and from any thread. Pieces are the same for every thread count; a reduction that
 /// keeps one partial result per piece is therefore reproducible. Nested calls run serially. The
 /// first exception is rethrown.
 template <class F>
 void parallel_for(Index n, Index grain, F&& f) {
-  if (n <= 0) return;
-  if (grain < 1) grain = 1;
-  if (n <= grain || threads() == 1 || detail::Pool::inside()) {
-    for (Index b = 0; b < n; b += grain) f(b, b + grain < n ? b + grain : n);
-    return;
-  }
-  detail::Job job;
   using G = std::remove_reference_t<F>;
-  job.call = [](void* g, Index b, Index e) { (*static_cast<G*>(g))(b, e); };
-  job.f = const_cast<void*>(static_cast<const void*>(&f));
-  job.n = n;
-  job.grain = grain;
-  detail::Pool::instance().run(job);
-  if (job.error) std::rethrow_exception(job.error);
+  detail::parallel_pieces(
+      n, grain, [](void* g, Index b, Index e) { (*static_cast<G*>(g))(b, e); },
+      const_cast<void*>(static_cast<const void*>(&f)));
 }
 
 }  // namespace MORAINE_API

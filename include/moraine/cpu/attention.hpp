@@ -174,8 +174,9 @@ constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 inline Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
 
 /// dst (rows,padded) = factor * src, zero from column cols on.
-inline void copy_rows(const float* src, Index token, Index rows, Index cols, Index padded,
-                      float factor, float* dst) {
+__attribute__((noinline)) inline void copy_rows(const float* src, Index token, Index rows,
+                                                Index cols, Index padded, float factor,
+                                                float* dst) {
   using L = simd::Lanes4;
   for (Index i = 0; i < rows; ++i) {
     const float* const from = src + i * token;
@@ -195,9 +196,10 @@ inline void copy_rows(const float* src, Index token, Index rows, Index cols, Ind
 /// C (rows,cols) = or += A B on whole tiles. Element (i,k) of A lies at a[i * row + k * step]; rows
 /// past `rows` repeat the last one, so C must hold rows and cols rounded up to 6 and a tile. B are
 /// panels, panel p at b + p * next, its rows ldb apart.
-inline void tiles(const GemmKernels& ker, const float* a, Index row, Index step, const float* b,
-                  Index next, Index ldb, Index rows, Index cols, Index k, bool add, float* c,
-                  Index ldc) {
+__attribute__((noinline)) inline void tiles(const GemmKernels& ker, const float* a, Index row,
+                                            Index step, const float* b, Index next, Index ldb,
+                                            Index rows, Index cols, Index k, bool add, float* c,
+                                            Index ldc) {
   static constexpr float zeros[64] = {};
   for (Index s = 0; s < rows; s += 6) {
     const float* at[6];

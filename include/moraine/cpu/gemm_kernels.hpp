@@ -16,8 +16,8 @@ using TileFunction = void(const float* const* rows, Index step, const float* b, 
                           const float* init, Index ldi, float* out, Index ldo);
 
 /// What happens to a finished tile t (rows x cols, row stride ldt, columns padded to whole
-/// vectors): x = alpha t + bias; pre = x; x = act(x) * scale + residual; c = x or c += x.
-/// Pointers stand at the tile's corner; pre, residual and c have row stride ldc.
+/// vectors; t is overwritten): x = alpha t + bias; pre = x; x = act(x) * scale + residual; c = x or
+/// c += x. Pointers stand at the tile's corner; pre, residual and c have row stride ldc.
 struct TileEpilogue {
   float alpha = 1;
   const float* bias = nullptr;
@@ -29,8 +29,9 @@ struct TileEpilogue {
   float* c = nullptr;
   Index ldc = 0;
 };
-using FinishFunction = void(const TileEpilogue& e, const float* t, Index ldt, Index rows,
-                            Index cols);
+using FinishFunction = void(const TileEpilogue& e, float* t, Index ldt, Index rows, Index cols);
+/// y = act(x), n elements; y may be x.
+using ActivationFunction = void(Activation act, const float* x, Index n, float* y);
 
 struct GemmKernels {
   Isa isa;
@@ -38,6 +39,7 @@ struct GemmKernels {
   int wide_cols;  ///< columns of the wide tile
   TileFunction *wide, *narrow;
   FinishFunction* finish;
+  ActivationFunction* activation;
   static constexpr int wide_rows = 6, narrow_rows = 12;
 };
 
@@ -77,45 +79,41 @@ MORAINE_FLATTEN void tile(const float* const* rows, Index step, const float* b, 
   }
 }
 
+/// Columns that the matrix lacks in the last vector are computed on padding: nothing beside the
+/// matrix is read or written, and the numbers do not depend on where a row ends.
 template <class L>
-MORAINE_FLATTEN void finish(const TileEpilogue& e, const float* t, Index ldt, Index rows,
-                            Index cols) {
+MORAINE_FLATTEN void finish(const TileEpilogue& e, ActivationFunction* act, float* t, Index ldt,
+                            Index rows, Index cols) {
   using F = typename L::F;
   constexpr int W = L::width;
-  for (Index j = 0; j < cols; j += W) {
-    const Index left = cols - j;
-    if (left >= W) {
-      for (Index i = 0; i < rows; ++i) {
-        const Index at = i * e.ldc + j;
-        F x, y;
-        L::load(x, t + i * ldt + j);
-        x *= e.alpha;
-        if (e.bias) L::load(y, e.bias + j), x += y;
-        if (e.pre) L::store(e.pre + at, x);
-        activate<L>(e.act, x);
-        if (e.scale) L::load(y, e.scale + j), x *= y;
-        if (e.residual) L::load(y, e.residual + at), x += y;
-        if (e.accumulate) L::load(y, e.c + at), x += y;
-        L::store(e.c + at, x);
-      }
-    } else {
-      // Fewer columns than a vector has: the same through a padded copy, so that nothing beside
-      // the matrix is read or written and the numbers are those of a whole vector.
-      const std::size_t bytes = static_cast<std::size_t>(left) * sizeof(float);
-      for (Index i = 0; i < rows; ++i) {
-        const Index at = i * e.ldc + j;
-        F x, y = F{};
-        L::load(x, t + i * ldt + j);
-        x *= e.alpha;
-        if (e.bias) std::memcpy(&y, e.bias + j, bytes), x += y;
-        if (e.pre) std::memcpy(e.pre + at, &x, bytes);
-        activate<L>(e.act, x);
-        if (e.scale) std::memcpy(&y, e.scale + j, bytes), x *= y;
-        if (e.residual) std::memcpy(&y, e.residual + at, bytes), x += y;
-        if (e.accumulate) std::memcpy(&y, e.c + at, bytes), x += y;
-        std::memcpy(e.c + at, &x, bytes);
-      }
+  F x, y;
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < cols; j += W) {
+      L::load(x, t + i * ldt + j);
+      x *= e.alpha;
+      if (e.bias) load<L>(y, e.bias + j, cols - j), x += y;
+      L::store(t + i * ldt + j, x);
+      if (e.pre) store<L>(e.pre + i * e.ldc + j, x, cols - j);
     }
+  if (e.act != Activation::none) act(e.act, t, rows * ldt, t);
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < cols; j += W) {
+      const Index at = i * e.ldc + j;
+      L::load(x, t + i * ldt + j);
+      if (e.scale) load<L>(y, e.scale + j, cols - j), x *= y;
+      if (e.residual) load<L>(y, e.residual + at, cols - j), x += y;
+      if (e.accumulate) load<L>(y, e.c + at, cols - j), x += y;
+      store<L>(e.c + at, x, cols - j);
+    }
+}
+
+template <class L>
+MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* y) {
+  for (Index j = 0; j < n; j += L::width) {
+    typename L::F v;
+    load<L>(v, x + j, n - j);
+    activate<L>(act, v);
+    store<L>(y + j, v, n - j);
   }
 }
 
@@ -131,9 +129,13 @@ MORAINE_FLATTEN void finish(const TileEpilogue& e, const float* t, Index ldt, In
       Index ldi, float* out, Index ldo) {                                                          \
     tile<LANES, GemmKernels::narrow_rows, 1>(rows, step, b, ldb, k, init, ldi, out, ldo);          \
   }                                                                                                \
-  ATTRIBUTE MORAINE_INLINE void NAME##_finish(const TileEpilogue& e, const float* t, Index ldt,    \
+  ATTRIBUTE MORAINE_INLINE void NAME##_activation(Activation act, const float* x, Index n,         \
+                                                  float* y) {                                      \
+    activation<LANES>(act, x, n, y);                                                               \
+  }                                                                                                \
+  ATTRIBUTE MORAINE_INLINE void NAME##_finish(const TileEpilogue& e, float* t, Index ldt,          \
                                               Index rows, Index cols) {                            \
-    finish<LANES>(e, t, ldt, rows, cols);                                                          \
+    finish<LANES>(e, NAME##_activation, t, ldt, rows, cols);                                       \
   }
 MORAINE_GEMM_KERNELS(portable, __attribute__((noinline)), Lanes4, 2)
 #if defined(MORAINE_X86)
@@ -150,13 +152,15 @@ MORAINE_INLINE const GemmKernels* gemm_kernels(Isa isa) {
   using namespace simd;
   if (!supports(isa)) return nullptr;
 #if defined(MORAINE_X86)
-  static constexpr GemmKernels a2{Isa::avx2, 8, 16, avx2_wide, avx2_narrow, avx2_finish};
-  static constexpr GemmKernels a5{Isa::avx512, 16, 64, avx512_wide, avx512_narrow, avx512_finish};
+  static constexpr GemmKernels a2{Isa::avx2,      8, 16, avx2_wide, avx2_narrow, avx2_finish,
+                                  avx2_activation};
+  static constexpr GemmKernels a5{
+      Isa::avx512, 16, 64, avx512_wide, avx512_narrow, avx512_finish, avx512_activation};
   if (isa == Isa::avx2) return &a2;
   if (isa == Isa::avx512) return &a5;
 #endif
-  static constexpr GemmKernels p{Isa::portable,  4, 8, portable_wide, portable_narrow,
-                                 portable_finish};
+  static constexpr GemmKernels p{
+      Isa::portable, 4, 8, portable_wide, portable_narrow, portable_finish, portable_activation};
   return &p;
 }
 MORAINE_INLINE const GemmKernels& gemm_kernels() {

@@ -17,7 +17,7 @@ namespace cpu {
 class Scratch {
  public:
   Scratch() = default;
-  explicit Scratch(Index floats) {
+  __attribute__((noinline)) explicit Scratch(Index floats) {
     if (floats <= 0) return;
     const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64;
     data_ = static_cast<float*>(std::aligned_alloc(64, bytes));

@@ -20,11 +20,9 @@ struct RowKernels {
   /// adds to dw and db
   void (*layer_norm_dw)(const float* x, const float* dy, float mean, float rstd, Index n, float* dw,
                         float* db);
-  void (*softmax)(const float* x, Index n, float* y);
-  void (*log_softmax)(const float* x, Index n, float* y);
-  void (*softmax_dx)(const float* y, const float* dy, Index n, float* dx);
-  void (*log_softmax_dx)(const float* y, const float* dy, Index n, float* dx);
-  void (*activation)(Activation act, const float* x, Index n, float* y);
+  /// log: log_softmax instead
+  void (*softmax)(bool log, const float* x, Index n, float* y);
+  void (*softmax_dx)(bool log, const float* y, const float* dy, Index n, float* dx);
   void (*activation_dx)(Activation act, const float* x, const float* dy, Index n, float* dx);
   void (*add)(const float* x, Index n, float* sum);
   float (*squares)(const float* x, Index n);
@@ -37,44 +35,36 @@ const RowKernels& row_kernels();
 
 namespace simd {
 
-/// total = sum of term(x(j)) over the row in four chains of vectors; term(j, left, s) adds to s.
+/// Sum over the row of what term(j, left, v) puts into v for the vector at j, in four chains. One
+/// body whose accumulators change places, not four bodies: the compiler's time is a user's time.
 template <class L, class Term>
 MORAINE_FLATTEN float sum_row(Index n, Term term) {
   using F = typename L::F;
-  constexpr int W = L::width;
-  F s[4] = {};
-  Index j = 0;
-  for (; j + 4 * W <= n; j += 4 * W) {
-    term(j, Index(W), s[0]);
-    term(j + W, Index(W), s[1]);
-    term(j + 2 * W, Index(W), s[2]);
-    term(j + 3 * W, Index(W), s[3]);
+  F a = F{}, b = a, c = a, d = a, v;
+  for (Index j = 0; j < n; j += L::width) {
+    term(j, n - j, v);
+    v += a;
+    a = b;
+    b = c;
+    c = d;
+    d = v;
   }
-  for (; j < n; j += W) term(j, n - j, s[0]);
-  const F t = (s[0] + s[1]) + (s[2] + s[3]);
-  return sum<L>(t);
+  a = (a + b) + (c + d);
+  return sum<L>(a);
 }
 
 template <class L>
 MORAINE_FLATTEN void layer_norm(const float* x, const float* w, const float* b, float eps, Index n,
                                 float* y, float* stats) {
   using F = typename L::F;
-  const float of = static_cast<float>(n);
-  const float mean = sum_row<L>(n,
-                                [&](Index j, Index left, F& s) {
-                                  F v;
-                                  load<L>(v, x + j, left);
-                                  s += v;
-                                }) /
-                     of;
-  const float var = sum_row<L>(n,
-                               [&](Index j, Index left, F& s) {
-                                 F v;
-                                 load<L>(v, x + j, left, mean);
-                                 v -= mean;
-                                 s += v * v;
-                               }) /
-                    of;
+  const float share = 1.0f / static_cast<float>(n);
+  const float mean =
+      share * sum_row<L>(n, [&](Index j, Index left, F& v) { load<L>(v, x + j, left); });
+  const float var = share * sum_row<L>(n, [&](Index j, Index left, F& v) {
+                      load<L>(v, x + j, left, mean);
+                      v -= mean;
+                      v *= v;
+                    });
   const float rstd = 1.0f / std::sqrt(var + eps);
   for (Index j = 0; j < n; j += L::width) {
     const Index left = n - j;
@@ -93,27 +83,19 @@ template <class L>
 MORAINE_FLATTEN void layer_norm_dx(const float* x, const float* w, const float* dy, float mean,
                                    float rstd, Index n, float* dx) {
   using F = typename L::F;
-  const float of = static_cast<float>(n);
+  const float share = 1.0f / static_cast<float>(n);
   const auto gradient = [&](Index j, Index left, F& g) {
     load<L>(g, dy + j, left);
     F v;
     if (w) load<L>(v, w + j, left), g *= v;
   };
-  const float c0 = sum_row<L>(n,
-                              [&](Index j, Index left, F& s) {
-                                F g;
-                                gradient(j, left, g);
-                                s += g;
-                              }) /
-                   of;
-  const float c1 = sum_row<L>(n,
-                              [&](Index j, Index left, F& s) {
-                                F g, v;
-                                gradient(j, left, g);
-                                load<L>(v, x + j, left, mean);
-                                s += g * ((v - mean) * rstd);
-                              }) /
-                   of;
+  const float c0 = share * sum_row<L>(n, gradient);
+  const float c1 = share * sum_row<L>(n, [&](Index j, Index left, F& g) {
+                     F v;
+                     gradient(j, left, g);
+                     load<L>(v, x + j, left, mean);
+                     g *= (v - mean) * rstd;
+                   });
   for (Index j = 0; j < n; j += L::width) {
     const Index left = n - j;
     F g, v;
@@ -142,112 +124,54 @@ MORAINE_FLATTEN void layer_norm_dw(const float* x, const float* dy, float mean, 
   }
 }
 
+/// y = softmax(x), or its logarithm.
 template <class L>
-MORAINE_FLATTEN float max_row(const float* x, Index n) {
+MORAINE_FLATTEN void softmax(bool log, const float* x, Index n, float* y) {
   using F = typename L::F;
   constexpr float none = -__builtin_inff();
-  F a = none - F{}, b = a;
-  Index j = 0;
-  for (; j + 2 * L::width <= n; j += 2 * L::width) {
-    F u, v;
-    L::load(u, x + j);
-    L::load(v, x + j + L::width);
-    a = u > a ? u : a;
-    b = v > b ? v : b;
-  }
-  for (; j < n; j += L::width) {
-    F u;
-    load<L>(u, x + j, n - j, none);
-    a = u > a ? u : a;
+  F a = none - F{}, b = a, v;
+  for (Index j = 0; j < n; j += L::width) {
+    load<L>(v, x + j, n - j, none);
+    v = v > a ? v : a;
+    a = b;
+    b = v;
   }
   a = b > a ? b : a;
-  return max<L>(a);
-}
-
-template <class L>
-MORAINE_FLATTEN void softmax(const float* x, Index n, float* y) {
-  using F = typename L::F;
-  const float top = max_row<L>(x, n);
-  const float total = sum_row<L>(n, [&](Index j, Index left, F& s) {
-    F v;
-    load<L>(v, x + j, left, -__builtin_inff());
-    v -= top;
-    exp<L>(v);
-    store<L>(y + j, v, left);
-    s += v;
+  const float top = max<L>(a);
+  const float total = sum_row<L>(n, [&](Index j, Index left, F& e) {
+    load<L>(e, x + j, left, none);
+    e -= top;
+    exp<L>(e);
+    if (!log) store<L>(y + j, e, left);
   });
-  const float scale = 1.0f / total;
+  const float shift = log ? std::log(total) : 0.0f, scale = 1.0f / total;
   for (Index j = 0; j < n; j += L::width) {
-    F v;
-    load<L>(v, y + j, n - j);
-    v *= scale;
+    load<L>(v, (log ? x : y) + j, n - j);
+    v = log ? v - top - shift : v * scale;
     store<L>(y + j, v, n - j);
   }
 }
 
+/// The gradient of either from its output y.
 template <class L>
-MORAINE_FLATTEN void log_softmax(const float* x, Index n, float* y) {
+MORAINE_FLATTEN void softmax_dx(bool log, const float* y, const float* dy, Index n, float* dx) {
   using F = typename L::F;
-  const float top = max_row<L>(x, n);
-  const float total = sum_row<L>(n, [&](Index j, Index left, F& s) {
-    F v;
-    load<L>(v, x + j, left, -__builtin_inff());
-    v -= top;
-    exp<L>(v);
-    s += v;
-  });
-  const float lse = std::log(total);
-  for (Index j = 0; j < n; j += L::width) {
-    F v;
-    load<L>(v, x + j, n - j);
-    v = v - top - lse;
-    store<L>(y + j, v, n - j);
-  }
-}
-
-template <class L>
-MORAINE_FLATTEN void softmax_dx(const float* y, const float* dy, Index n, float* dx) {
-  using F = typename L::F;
-  const float c = sum_row<L>(n, [&](Index j, Index left, F& s) {
-    F u, v;
-    load<L>(u, y + j, left);
+  const float c = sum_row<L>(n, [&](Index j, Index left, F& v) {
     load<L>(v, dy + j, left);
-    s += u * v;
+    F u;
+    if (!log) load<L>(u, y + j, left), v *= u;
   });
   for (Index j = 0; j < n; j += L::width) {
     F u, v;
     load<L>(u, y + j, n - j);
     load<L>(v, dy + j, n - j);
-    v = u * (v - c);
+    if (log) {
+      exp<L>(u);
+      v -= u * c;
+    } else {
+      v = u * (v - c);
+    }
     store<L>(dx + j, v, n - j);
-  }
-}
-
-template <class L>
-MORAINE_FLATTEN void log_softmax_dx(const float* y, const float* dy, Index n, float* dx) {
-  using F = typename L::F;
-  const float c = sum_row<L>(n, [&](Index j, Index left, F& s) {
-    F v;
-    load<L>(v, dy + j, left);
-    s += v;
-  });
-  for (Index j = 0; j < n; j += L::width) {
-    F u, v;
-    load<L>(u, y + j, n - j);
-    exp<L>(u);
-    load<L>(v, dy + j, n - j);
-    v = v - u * c;
-    store<L>(dx + j, v, n - j);
-  }
-}
-
-template <class L>
-MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* y) {
-  for (Index j = 0; j < n; j += L::width) {
-    typename L::F v;
-    load<L>(v, x + j, n - j);
-    activate<L>(act, v);
-    store<L>(y + j, v, n - j);
   }
 }
 
@@ -277,10 +201,9 @@ MORAINE_FLATTEN void add(const float* x, Index n, float* sum) {
 
 template <class L>
 MORAINE_FLATTEN float squares(const float* x, Index n) {
-  return sum_row<L>(n, [&](Index j, Index left, typename L::F& s) {
-    typename L::F v;
+  return sum_row<L>(n, [&](Index j, Index left, typename L::F& v) {
     load<L>(v, x + j, left);
-    s += v * v;
+    v *= v;
   });
 }
 
@@ -296,8 +219,11 @@ MORAINE_FLATTEN void adamw(const float* f, Index n, float* p, const float* g, fl
     load<L>(d, v + j, left);
     c = c * f[1] + b * f[2];
     d = d * f[3] + b * b * f[4];
+    float each[L::width];
+    L::store(each, d);
+    for (float& r : each) r = std::sqrt(r);
     F root;
-    MORAINE_UNROLL for (int i = 0; i < L::width; ++i) root[i] = std::sqrt(d[i]);
+    L::load(root, each);
     a = a * f[0] - c * f[5] / (root * f[6] + f[7]);
     store<L>(p + j, a, left);
     store<L>(m + j, c, left);
@@ -320,28 +246,23 @@ MORAINE_FLATTEN void adamw(const float* f, Index n, float* p, const float* g, fl
                              float* dw, float* db) {                                             \
       layer_norm_dw<L>(x, dy, mean, rstd, n, dw, db);                                            \
     }                                                                                            \
-    ATTRIBUTE static void f3(const float* x, Index n, float* y) { softmax<L>(x, n, y); }         \
-    ATTRIBUTE static void f4(const float* x, Index n, float* y) { log_softmax<L>(x, n, y); }     \
-    ATTRIBUTE static void f5(const float* y, const float* dy, Index n, float* dx) {              \
-      softmax_dx<L>(y, dy, n, dx);                                                               \
+    ATTRIBUTE static void f3(bool log, const float* x, Index n, float* y) {                      \
+      softmax<L>(log, x, n, y);                                                                  \
     }                                                                                            \
-    ATTRIBUTE static void f6(const float* y, const float* dy, Index n, float* dx) {              \
-      log_softmax_dx<L>(y, dy, n, dx);                                                           \
+    ATTRIBUTE static void f4(bool log, const float* y, const float* dy, Index n, float* dx) {    \
+      softmax_dx<L>(log, y, dy, n, dx);                                                          \
     }                                                                                            \
-    ATTRIBUTE static void f7(Activation act, const float* x, Index n, float* y) {                \
-      activation<L>(act, x, n, y);                                                               \
-    }                                                                                            \
-    ATTRIBUTE static void f8(Activation act, const float* x, const float* dy, Index n,           \
+    ATTRIBUTE static void f5(Activation act, const float* x, const float* dy, Index n,           \
                              float* dx) {                                                        \
       activation_dx<L>(act, x, dy, n, dx);                                                       \
     }                                                                                            \
-    ATTRIBUTE static void f9(const float* x, Index n, float* sum) { add<L>(x, n, sum); }         \
-    ATTRIBUTE static float f10(const float* x, Index n) { return squares<L>(x, n); }             \
-    ATTRIBUTE static void f11(const float* f, Index n, float* p, const float* g, float* m,       \
-                              float* v) {                                                        \
+    ATTRIBUTE static void f6(const float* x, Index n, float* sum) { add<L>(x, n, sum); }         \
+    ATTRIBUTE static float f7(const float* x, Index n) { return squares<L>(x, n); }              \
+    ATTRIBUTE static void f8(const float* f, Index n, float* p, const float* g, float* m,        \
+                             float* v) {                                                         \
       adamw<L>(f, n, p, g, m, v);                                                                \
     }                                                                                            \
-    static constexpr RowKernels all{f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11};           \
+    static constexpr RowKernels all{f0, f1, f2, f3, f4, f5, f6, f7, f8};                         \
   };
 MORAINE_ROW_KERNELS(portable, __attribute__((noinline)), Lanes4)
 #if defined(MORAINE_X86)

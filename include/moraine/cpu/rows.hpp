@@ -119,14 +119,14 @@ inline void layer_norm_backward(const LayerNormBackward<float>& n) {
 inline void softmax(const float* x, Index rows, Index cols, float* y) {
   const RowKernels& k = row_kernels();
   parallel_for(rows, detail::row_grain(4 * cols), [&](Index begin, Index end) {
-    for (Index r = begin; r < end; ++r) k.softmax(x + r * cols, cols, y + r * cols);
+    for (Index r = begin; r < end; ++r) k.softmax(false, x + r * cols, cols, y + r * cols);
   });
 }
 /// y = x - max - log(sum(exp(x - max))).
 inline void log_softmax(const float* x, Index rows, Index cols, float* y) {
   const RowKernels& k = row_kernels();
   parallel_for(rows, detail::row_grain(4 * cols), [&](Index begin, Index end) {
-    for (Index r = begin; r < end; ++r) k.log_softmax(x + r * cols, cols, y + r * cols);
+    for (Index r = begin; r < end; ++r) k.softmax(true, x + r * cols, cols, y + r * cols);
   });
 }
 /// dx = y (dy - sum(y dy)).
@@ -134,7 +134,7 @@ inline void softmax_backward(const float* y, const float* dy, Index rows, Index 
   const RowKernels& k = row_kernels();
   parallel_for(rows, detail::row_grain(cols), [&](Index begin, Index end) {
     for (Index r = begin; r < end; ++r)
-      k.softmax_dx(y + r * cols, dy + r * cols, cols, dx + r * cols);
+      k.softmax_dx(false, y + r * cols, dy + r * cols, cols, dx + r * cols);
   });
 }
 /// dx = dy - exp(y) sum(dy), y the output of log_softmax.
@@ -143,13 +143,13 @@ inline void log_softmax_backward(const float* y, const float* dy, Index rows, In
   const RowKernels& k = row_kernels();
   parallel_for(rows, detail::row_grain(4 * cols), [&](Index begin, Index end) {
     for (Index r = begin; r < end; ++r)
-      k.log_softmax_dx(y + r * cols, dy + r * cols, cols, dx + r * cols);
+      k.softmax_dx(true, y + r * cols, dy + r * cols, cols, dx + r * cols);
   });
 }
 
 /// y = act(x), n elements; y may be x.
 inline void activation(Activation act, const float* x, Index n, float* y) {
-  const RowKernels& k = row_kernels();
+  const GemmKernels& k = gemm_kernels();
   parallel_for(n, 8192, [&](Index b, Index e) { k.activation(act, x + b, e - b, y + b); });
 }
 /// dx = dy act'(x); dx may be dy.
