@@ -33,7 +33,7 @@
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
-namespace moraine::detail::stb {
+namespace moraine_stb {  // not inside moraine: its own abs and pow would hide those that stb calls
 #include <stb/stb_image_write.h>
 }
 #pragma GCC diagnostic pop
@@ -60,7 +60,7 @@ inline std::string png_bytes(const AnyTensor& picture) {
                                           static_cast<std::size_t>(n));
   };
   const int h = static_cast<int>(s[0]), w = static_cast<int>(s[1]), c = static_cast<int>(s[2]);
-  if (!detail::stb::stbi_write_png_to_func(put, &out, w, h, c, picture.data, w * c))
+  if (!moraine_stb::stbi_write_png_to_func(put, &out, w, h, c, picture.data, w * c))
     fail(ErrorKind::memory, "png: no memory to write " + str(s));
   return out;
 }
