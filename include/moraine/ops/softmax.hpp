@@ -4,6 +4,7 @@
 // log_softmax: y_i = x_i - max x - log sum_j exp(x_j - max x);  dx_i = dy_i - exp(y_i) sum_j dy_j
 #include <moraine/core/device.hpp>
 #ifdef MORAINE_HOST
+#include <moraine/cpu/rows.hpp>
 #include <moraine/ops/shape.hpp>
 #endif
 #ifdef MORAINE_DEVICE
@@ -16,7 +17,8 @@
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
-template <class T> struct Softmax {
+template <class T>
+struct Softmax {
   static constexpr const char* name = "softmax";
   Index rows, cols;
   bool log;
@@ -24,7 +26,8 @@ template <class T> struct Softmax {
   T* y;
   static void cpu(const Softmax& k);
 };
-template <class T> struct SoftmaxGrad {
+template <class T>
+struct SoftmaxGrad {
   static constexpr const char* name = "softmax";
   Index rows, cols;
   bool log;
@@ -34,9 +37,11 @@ template <class T> struct SoftmaxGrad {
 };
 
 #ifdef MORAINE_HOST  // ---- the op: shape rule, forward, gradient
-template <class T> Tensor<T> softmax_rows(const Tensor<T>& x, bool log) {
+template <class T>
+Tensor<T> softmax_rows(const Tensor<T>& x, bool log) {
   const char* op = log ? "log_softmax" : "softmax";
-  if (x.rank() < 1) fail(ErrorKind::shape, std::string(op) + ": needs at least one axis; x " + str(x.shape()));
+  if (x.rank() < 1)
+    fail(ErrorKind::shape, std::string(op) + ": needs at least one axis; x " + str(x.shape()));
   const Index cols = x.size(-1), rows = cols ? x.numel() / cols : 0;
   const Tensor<T> c = x.contiguous().detach();
   Tensor<T> y = empty_like(c);
@@ -49,54 +54,27 @@ template <class T> Tensor<T> softmax_rows(const Tensor<T>& x, bool log) {
   });
 }
 /// Softmax over one axis.
-template <class T> Tensor<T> softmax(const Tensor<T>& x, int axis = -1) {
+template <class T>
+Tensor<T> softmax(const Tensor<T>& x, int axis = -1) {
   if (x.rank() < 2 || x.shape().axis(axis) == x.rank() - 1) return softmax_rows(x, false);
   return transpose(softmax_rows(transpose(x, axis, -1), false), axis, -1);
 }
 /// log(softmax(x)) without its loss of precision.
-template <class T> Tensor<T> log_softmax(const Tensor<T>& x, int axis = -1) {
+template <class T>
+Tensor<T> log_softmax(const Tensor<T>& x, int axis = -1) {
   if (x.rank() < 2 || x.shape().axis(axis) == x.rank() - 1) return softmax_rows(x, true);
   return transpose(softmax_rows(transpose(x, axis, -1), true), axis, -1);
 }
 
 // ---- CPU
-template <class T> void Softmax<T>::cpu(const Softmax& k) {
-  parallel_for(k.rows, 1 + 4096 / (k.cols + 1), [&](Index b, Index e) {
-    for (Index r = b; r < e; ++r) {
-      const T* x = k.x + r * k.cols;
-      T* y = k.y + r * k.cols;
-      T m = x[0];
-      for (Index i = 1; i < k.cols; ++i) m = x[i] > m ? x[i] : m;
-      T s = 0;
-      for (Index i = 0; i < k.cols; ++i) {
-        const T v = std::exp(x[i] - m);
-        if (!k.log) y[i] = v;
-        s += v;
-      }
-      if (k.log) {
-        const T l = std::log(s);
-        for (Index i = 0; i < k.cols; ++i) y[i] = x[i] - m - l;
-      } else {
-        for (Index i = 0; i < k.cols; ++i) y[i] /= s;
-      }
-    }
-  });
+template <class T>
+void Softmax<T>::cpu(const Softmax& k) {
+  k.log ? cpu::log_softmax(k.x, k.rows, k.cols, k.y) : cpu::softmax(k.x, k.rows, k.cols, k.y);
 }
-template <class T> void SoftmaxGrad<T>::cpu(const SoftmaxGrad& k) {
-  parallel_for(k.rows, 1 + 8192 / (k.cols + 1), [&](Index b, Index e) {
-    for (Index r = b; r < e; ++r) {
-      const T *y = k.y + r * k.cols, *dy = k.dy + r * k.cols;
-      T* dx = k.dx + r * k.cols;
-      T s = 0;
-      if (k.log) {
-        for (Index i = 0; i < k.cols; ++i) s += dy[i];
-        for (Index i = 0; i < k.cols; ++i) dx[i] = dy[i] - std::exp(y[i]) * s;
-      } else {
-        for (Index i = 0; i < k.cols; ++i) s += y[i] * dy[i];
-        for (Index i = 0; i < k.cols; ++i) dx[i] = y[i] * (dy[i] - s);
-      }
-    }
-  });
+template <class T>
+void SoftmaxGrad<T>::cpu(const SoftmaxGrad& k) {
+  k.log ? cpu::log_softmax_backward(k.y, k.dy, k.rows, k.cols, k.dx)
+        : cpu::softmax_backward(k.y, k.dy, k.rows, k.cols, k.dx);
 }
 MORAINE_INSTANTIATE(Softmax)
 MORAINE_INSTANTIATE(SoftmaxGrad)
@@ -104,7 +82,8 @@ MORAINE_INSTANTIATE(SoftmaxGrad)
 
 #ifdef MORAINE_DEVICE  // ---- CUDA: one warp per row; everything here has internal linkage
 namespace {
-template <class T> __global__ void softmax_kernel(Softmax<T> k) {
+template <class T>
+__global__ void softmax_kernel(Softmax<T> k) {
   for (Index r = cuda::first_row(); r < k.rows; r += cuda::row_step()) {
     const T* x = k.x + r * k.cols;
     T* y = k.y + r * k.cols;
@@ -119,7 +98,8 @@ template <class T> __global__ void softmax_kernel(Softmax<T> k) {
       y[i] = k.log ? x[i] - m - l : exp(x[i] - m) / s;
   }
 }
-template <class T> __global__ void softmax_grad_kernel(SoftmaxGrad<T> k) {
+template <class T>
+__global__ void softmax_grad_kernel(SoftmaxGrad<T> k) {
   for (Index r = cuda::first_row(); r < k.rows; r += cuda::row_step()) {
     const T *y = k.y + r * k.cols, *dy = k.dy + r * k.cols;
     T* dx = k.dx + r * k.cols;
@@ -130,8 +110,12 @@ template <class T> __global__ void softmax_grad_kernel(SoftmaxGrad<T> k) {
       dx[i] = k.log ? dy[i] - exp(y[i]) * s : y[i] * (dy[i] - s);
   }
 }
-template <class T> void softmax_cuda(const Softmax<T>& k) { cuda::per_row(k.rows, softmax_kernel<T>, k); }
-template <class T> void softmax_grad_cuda(const SoftmaxGrad<T>& k) {
+template <class T>
+void softmax_cuda(const Softmax<T>& k) {
+  cuda::per_row(k.rows, softmax_kernel<T>, k);
+}
+template <class T>
+void softmax_grad_cuda(const SoftmaxGrad<T>& k) {
   cuda::per_row(k.rows, softmax_grad_kernel<T>, k);
 }
 }  // namespace
@@ -141,4 +125,4 @@ MORAINE_CUDA_KERNEL(SoftmaxGrad, float, softmax_grad_cuda)
 MORAINE_CUDA_KERNEL(SoftmaxGrad, double, softmax_grad_cuda)
 #endif
 
-}  // namespace moraine
+}  // namespace MORAINE_API

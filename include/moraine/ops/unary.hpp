@@ -8,6 +8,7 @@
 #ifdef MORAINE_HOST
 #include <moraine/autograd/record.hpp>
 #include <moraine/core/parallel.hpp>
+#include <moraine/cpu/rows.hpp>
 #endif
 #ifdef MORAINE_DEVICE
 #include <moraine/cuda/launch.cuh>
@@ -18,14 +19,16 @@
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
-template <class F, class T> struct Unary {
+template <class F, class T>
+struct Unary {
   static constexpr const char* name = F::name;
   Index n;
   const T* x;
   T* y;
   static void cpu(const Unary& k);
 };
-template <class F, class T> struct UnaryGrad {
+template <class F, class T>
+struct UnaryGrad {
   static constexpr const char* name = F::name;
   Index n;
   const T *x, *y, *dy;  // x or y may be null when F does not use it
@@ -74,7 +77,8 @@ MORAINE_RULE(Silu,     "silu",      x,    activate(Activation::silu, x),       a
 #ifdef MORAINE_HOST  // ---- the op: shape rule, forward, gradient
 
 /// y = F::f(x), elementwise; the form of every op below, and of a user's own rule.
-template <class F, class T> Tensor<T> unary(const Tensor<T>& x) {
+template <class F, class T>
+Tensor<T> unary(const Tensor<T>& x) {
   const Tensor<T> c = x.contiguous().detach();
   Tensor<T> y = empty_like(c);
   launch(c.device(), Unary<F, T>{c.numel(), c.data(), y.data()});
@@ -86,7 +90,8 @@ template <class F, class T> Tensor<T> unary(const Tensor<T>& x) {
   return record(F::name, y, {&x}, [kept_x, kept_y](const Tensor<T>& dy) {
     const Tensor<T> g = dy.contiguous();
     Tensor<T> dx = empty_like(g);
-    launch(g.device(), UnaryGrad<F, T>{g.numel(), kept_x.data(), kept_y.data(), g.data(), dx.data()});
+    launch(g.device(),
+           UnaryGrad<F, T>{g.numel(), kept_x.data(), kept_y.data(), g.data(), dx.data()});
     return Grads<T>{dx};
   });
 }
@@ -121,59 +126,104 @@ template <class T> Tensor<T> silu(const Tensor<T>& x) { return unary<rules::Silu
 // clang-format on
 
 /// The activation as an op of its own.
-template <class T> Tensor<T> activate(Activation a, const Tensor<T>& x) {
+template <class T>
+Tensor<T> activate(Activation a, const Tensor<T>& x) {
   switch (a) {
-    case Activation::none: return x;
-    case Activation::gelu: return gelu(x);
-    case Activation::gelu_tanh: return gelu_tanh(x);
-    case Activation::quick_gelu: return quick_gelu(x);
-    case Activation::silu: return silu(x);
-    case Activation::relu: return relu(x);
+    case Activation::none:
+      return x;
+    case Activation::gelu:
+      return gelu(x);
+    case Activation::gelu_tanh:
+      return gelu_tanh(x);
+    case Activation::quick_gelu:
+      return quick_gelu(x);
+    case Activation::silu:
+      return silu(x);
+    case Activation::relu:
+      return relu(x);
   }
   return x;
 }
 
 /// dy act'(x), without the tape; for fused ops that keep their pre-activation.
-template <class T> Tensor<T> activation_grad(Activation a, const Tensor<T>& x, const Tensor<T>& dy) {
+template <class T>
+Tensor<T> activation_grad(Activation a, const Tensor<T>& x, const Tensor<T>& dy) {
   Tensor<T> dx = empty_like(dy);
   const auto run = [&](auto rule) {
-    launch(dy.device(), UnaryGrad<decltype(rule), T>{dy.numel(), x.data(), nullptr, dy.data(), dx.data()});
+    launch(dy.device(),
+           UnaryGrad<decltype(rule), T>{dy.numel(), x.data(), nullptr, dy.data(), dx.data()});
   };
   switch (a) {
-    case Activation::none: return dy;
-    case Activation::gelu: run(rules::Gelu{}); break;
-    case Activation::gelu_tanh: run(rules::GeluTanh{}); break;
-    case Activation::quick_gelu: run(rules::QuickGelu{}); break;
-    case Activation::silu: run(rules::Silu{}); break;
-    case Activation::relu: run(rules::Relu{}); break;
+    case Activation::none:
+      return dy;
+    case Activation::gelu:
+      run(rules::Gelu{});
+      break;
+    case Activation::gelu_tanh:
+      run(rules::GeluTanh{});
+      break;
+    case Activation::quick_gelu:
+      run(rules::QuickGelu{});
+      break;
+    case Activation::silu:
+      run(rules::Silu{});
+      break;
+    case Activation::relu:
+      run(rules::Relu{});
+      break;
   }
   return dx;
 }
 
 // ---- CPU
-template <class F, class T> void Unary<F, T>::cpu(const Unary& k) {
-  parallel_for(k.n, 1 << 13, [&](Index b, Index e) {
-    for (Index i = b; i < e; ++i) k.y[i] = F::f(k.x[i]);
-  });
+namespace detail {
+/// The activations have vector kernels of their own (cpu/rows.hpp).
+template <class F>
+inline constexpr Activation activation_of = Activation::none;
+template <>
+inline constexpr Activation activation_of<rules::Gelu> = Activation::gelu;
+template <>
+inline constexpr Activation activation_of<rules::GeluTanh> = Activation::gelu_tanh;
+template <>
+inline constexpr Activation activation_of<rules::QuickGelu> = Activation::quick_gelu;
+template <>
+inline constexpr Activation activation_of<rules::Silu> = Activation::silu;
+}  // namespace detail
+
+template <class F, class T>
+void Unary<F, T>::cpu(const Unary& k) {
+  if constexpr (detail::activation_of<F> != Activation::none)
+    return cpu::activation(detail::activation_of<F>, k.x, k.n, k.y);
+  else
+    parallel_for(k.n, 1 << 13, [&](Index b, Index e) {
+      for (Index i = b; i < e; ++i) k.y[i] = F::f(k.x[i]);
+    });
 }
-template <class F, class T> void UnaryGrad<F, T>::cpu(const UnaryGrad& k) {
-  parallel_for(k.n, 1 << 13, [&](Index b, Index e) {
-    for (Index i = b; i < e; ++i)
-      k.dx[i] = k.dy[i] * F::df(k.x ? k.x[i] : T(0), k.y ? k.y[i] : T(0));
-  });
+template <class F, class T>
+void UnaryGrad<F, T>::cpu(const UnaryGrad& k) {
+  if constexpr (detail::activation_of<F> != Activation::none)
+    return cpu::activation_backward(detail::activation_of<F>, k.x, k.dy, k.n, k.dx);
+  else
+    parallel_for(k.n, 1 << 13, [&](Index b, Index e) {
+      for (Index i = b; i < e; ++i)
+        k.dx[i] = k.dy[i] * F::df(k.x ? k.x[i] : T(0), k.y ? k.y[i] : T(0));
+    });
 }
 #endif
 
 #ifdef MORAINE_DEVICE  // ---- CUDA: one thread per element; everything here has internal linkage
 namespace {
-template <class F, class T> __global__ void unary_kernel(Unary<F, T> k) {
+template <class F, class T>
+__global__ void unary_kernel(Unary<F, T> k) {
   for (Index i = cuda::first(); i < k.n; i += cuda::step()) k.y[i] = F::f(k.x[i]);
 }
-template <class F, class T> __global__ void unary_grad_kernel(UnaryGrad<F, T> k) {
+template <class F, class T>
+__global__ void unary_grad_kernel(UnaryGrad<F, T> k) {
   for (Index i = cuda::first(); i < k.n; i += cuda::step())
     k.dx[i] = k.dy[i] * F::df(k.x ? k.x[i] : T(0), k.y ? k.y[i] : T(0));
 }
-template <class F, class T> bool bind_unary() {
+template <class F, class T>
+bool bind_unary() {
   CudaSlot<Unary<F, T>>::run = [](const Unary<F, T>& k) {
     cuda::elementwise(k.n, unary_kernel<F, T>, k);
   };
@@ -189,4 +239,4 @@ template <class F, class T> bool bind_unary() {
 }  // namespace
 #endif
 
-}  // namespace moraine
+}  // namespace MORAINE_API

@@ -6,6 +6,7 @@
 //   p -= lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
 #include <cmath>
 #include <moraine/core/parallel.hpp>
+#include <moraine/cpu/rows.hpp>
 #include <moraine/nn/module.hpp>
 #include <string>
 #include <utility>
@@ -56,27 +57,17 @@ class AdamW {
   /// One step with the learning rate times `factor`. A parameter without a gradient is left alone.
   void step(double factor = 1) {
     ++steps_;
-    const double c1 = 1 - std::pow(options.beta1, static_cast<double>(steps_));
-    const double c2 = std::sqrt(1 - std::pow(options.beta2, static_cast<double>(steps_)));
     for (Slot_& s : slots_) {
       const Tensor<T> g = s.param.tensor->grad();
       if (!g.defined()) continue;
       const Tensor<T> cg = g.contiguous();
-      const double lr = options.lr * factor * s.lr_factor;
-      const T keep = static_cast<T>(1 - lr * options.weight_decay * s.decay_factor);
-      const T b1 = static_cast<T>(options.beta1), b2 = static_cast<T>(options.beta2);
-      const T n1 = static_cast<T>(1 - options.beta1), n2 = static_cast<T>(1 - options.beta2);
-      const T size = static_cast<T>(lr / c1), root = static_cast<T>(1 / c2),
-              eps = static_cast<T>(options.eps);
-      T *p = s.param.tensor->data(), *m = s.m.data(), *v = s.v.data();
-      const T* d = cg.data();
-      parallel_for(cg.numel(), 1 << 15, [&](Index b, Index e) {
-        for (Index i = b; i < e; ++i) {
-          m[i] = b1 * m[i] + n1 * d[i];
-          v[i] = b2 * v[i] + n2 * d[i] * d[i];
-          p[i] = keep * p[i] - size * m[i] / (std::sqrt(v[i]) * root + eps);
-        }
-      });
+      cpu::adamw({.lr = options.lr * factor * s.lr_factor,
+                  .beta1 = options.beta1,
+                  .beta2 = options.beta2,
+                  .eps = options.eps,
+                  .decay = options.weight_decay * s.decay_factor,
+                  .step = steps_},
+                 cg.numel(), s.param.tensor->data(), cg.data(), s.m.data(), s.v.data());
     }
   }
   void zero_grad() {
@@ -116,19 +107,7 @@ double grad_norm(const AdamW<T>& optimizer) {
     const Tensor<T> g = s.param.tensor->grad();
     if (!g.defined()) continue;
     const Tensor<T> c = g.contiguous();
-    const T* d = c.data();
-    constexpr Index piece = 1 << 14;
-    std::vector<double> part(static_cast<std::size_t>((c.numel() + piece - 1) / piece));
-    parallel_for(c.numel(), piece, [&](Index b, Index e) {
-      double sum[4] = {};
-      Index i = b;
-      for (; i + 4 <= e; i += 4)
-        for (int j = 0; j < 4; ++j)
-          sum[j] += static_cast<double>(d[i + j]) * static_cast<double>(d[i + j]);
-      for (; i < e; ++i) sum[0] += static_cast<double>(d[i]) * static_cast<double>(d[i]);
-      part[static_cast<std::size_t>(b / piece)] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    });
-    for (double x : part) total += x;
+    total += cpu::sum_of_squares(c.data(), c.numel());
   }
   return std::sqrt(total);
 }
