@@ -24,6 +24,43 @@
 #include <variant>
 #include <vector>
 
+namespace moraine::detail {
+struct JsonStack {};  ///< stands for "our own stack" where RapidJSON asks for an allocator
+}  // namespace moraine::detail
+
+// RapidJSON's own stack begins with null pointers and adds offsets to them, which is undefined, and
+// writes through null when memory ends. The reader needs these five functions only.
+RAPIDJSON_NAMESPACE_BEGIN
+namespace internal {
+template <>
+class Stack<moraine::detail::JsonStack> {
+ public:
+  Stack(moraine::detail::JsonStack*, std::size_t) : bytes_(1024) {}
+  void Clear() { top_ = 0; }
+  template <class T>
+  T* Push(std::size_t n = 1) {
+    const std::size_t from = top_;
+    top_ += n * sizeof(T);
+    if (top_ > bytes_.size()) bytes_.resize(top_ * 2);
+    return reinterpret_cast<T*>(bytes_.data() + from);
+  }
+  template <class T>
+  T* Pop(std::size_t n) {
+    top_ -= n * sizeof(T);
+    return reinterpret_cast<T*>(bytes_.data() + top_);
+  }
+  template <class T>
+  T* Top() {
+    return reinterpret_cast<T*>(bytes_.data() + top_ - sizeof(T));
+  }
+
+ private:
+  std::vector<char> bytes_;
+  std::size_t top_ = 0;
+};
+}  // namespace internal
+RAPIDJSON_NAMESPACE_END
+
 namespace moraine MORAINE_API {
 
 /// Position of the first byte that is not UTF-8 (overlong forms, surrogates and values above
@@ -194,7 +231,7 @@ void parse_json_events(std::string_view text, Handler& h, int max_depth, const s
     fail(ErrorKind::format, what + ": a NUL byte; byte " + std::to_string(at));
   rapidjson::MemoryStream in(text.data(), text.size());
   JsonEvents<Handler> events{h, what, 0, max_depth, &in};
-  rapidjson::Reader reader;
+  rapidjson::GenericReader<rapidjson::UTF8<>, rapidjson::UTF8<>, JsonStack> reader;
   constexpr unsigned flags = rapidjson::kParseIterativeFlag | rapidjson::kParseNumbersAsStringsFlag;
   const rapidjson::ParseResult r = reader.Parse<flags>(in, events);
   if (r.IsError())
