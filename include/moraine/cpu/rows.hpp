@@ -105,7 +105,10 @@ inline void layer_norm_backward(const LayerNormBackward<float>& n) {
     const Scratch both(2 * cols + 1);
     detail::sum_rows(n.rows, 2 * cols, both.data(), [&](Index begin, Index end, float* s) {
       for (Index r = begin; r < end; ++r)
-        k.layer_norm_dw(n.x + r * cols, n.dy + r * cols, n.mean[r], n.rstd[r], cols, s, s + cols);
+        if (n.dw)
+          k.layer_norm_dw(n.x + r * cols, n.dy + r * cols, n.mean[r], n.rstd[r], cols, s, s + cols);
+        else  // a bias alone: x and its moments were not kept
+          k.add(n.dy + r * cols, cols, s + cols);
     });
     for (Index j = 0; j < cols; ++j) {
       if (n.dw) n.dw[j] = both.data()[j];
@@ -241,7 +244,7 @@ inline void layer_norm_backward(const LayerNormBackward<double>& n) {
     double dw = 0, db = 0;
     for (Index r = 0; r < n.rows; ++r) {
       const double dy = n.dy[r * cols + j];
-      dw += dy * (n.x[r * cols + j] - n.mean[r]) * n.rstd[r];
+      if (n.dw) dw += dy * (n.x[r * cols + j] - n.mean[r]) * n.rstd[r];
       db += dy;
     }
     if (n.dw) n.dw[j] = dw;
