@@ -19,7 +19,8 @@ namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
 /// y(o,i) = sum over r of x(o,r,i), row-major.
-template <class T> struct Sum {
+template <class T>
+struct Sum {
   static constexpr const char* name = "sum";
   Index outer, reduce, inner;
   const T* x;
@@ -27,7 +28,8 @@ template <class T> struct Sum {
   static void cpu(const Sum& k);
 };
 /// y(o,i) = max (or min) over r, index(o,i) = the first r that attains it; NaN wins.
-template <class T> struct Extremum {
+template <class T>
+struct Extremum {
   static constexpr const char* name = "amax";
   Index outer, reduce, inner;
   bool smallest;
@@ -35,6 +37,17 @@ template <class T> struct Extremum {
   T* y;
   std::int64_t* index;
   static void cpu(const Extremum& k);
+};
+
+/// y = f x.
+template <class T>
+struct Scaled {
+  static constexpr const char* name = "scaled";
+  Index n;
+  T f;
+  const T* x;
+  T* y;
+  static void cpu(const Scaled& k);
 };
 
 #ifdef MORAINE_HOST  // ---- the op: shape rule, forward, gradient
@@ -64,11 +77,12 @@ inline Split split_at(const Shape& s, int axis) {
 
 struct ReduceOptions {
   std::vector<int> axes = {};  ///< empty: all
-  bool keep = false;      ///< keep reduced axes with size 1
+  bool keep = false;           ///< keep reduced axes with size 1
 };
 
 /// The plain sum, without the tape; kept axes have size 1.
-template <class T> Tensor<T> sum_values(const Tensor<T>& x, const std::vector<int>& axes) {
+template <class T>
+Tensor<T> sum_values(const Tensor<T>& x, const std::vector<int>& axes) {
   Tensor<T> y = x.contiguous().detach();
   Shape s = y.shape();
   // Runs of neighbouring axes are reduced together, the last run first.
@@ -89,7 +103,8 @@ template <class T> Tensor<T> sum_values(const Tensor<T>& x, const std::vector<in
 }
 
 /// A view of x in which axes of size 1 are repeated to reach `shape`.
-template <class T> Tensor<T> expand_view(const Tensor<T>& x, const Shape& shape) {
+template <class T>
+Tensor<T> expand_view(const Tensor<T>& x, const Shape& shape) {
   Shape strides = shape;
   for (int i = 0; i < shape.rank; ++i) {
     const int j = i - (shape.rank - x.rank());
@@ -103,7 +118,8 @@ template <class T> Tensor<T> expand_view(const Tensor<T>& x, const Shape& shape)
 }
 
 /// Sums the axes along which `shape` was broadcast to g; the gradient of a broadcast.
-template <class T> Tensor<T> sum_to(const Tensor<T>& g, const Shape& shape) {
+template <class T>
+Tensor<T> sum_to(const Tensor<T>& g, const Shape& shape) {
   if (g.shape() == shape) return g;
   std::vector<int> axes;
   const int lead = g.rank() - shape.rank;
@@ -118,7 +134,8 @@ inline Shape without_axes(Shape s, const std::vector<int>& axes) {
 }
 
 /// Sum over `axes` (all when empty).
-template <class T> Tensor<T> sum(const Tensor<T>& x, const ReduceOptions& o = {}) {
+template <class T>
+Tensor<T> sum(const Tensor<T>& x, const ReduceOptions& o = {}) {
   const std::vector<int> axes = reduction_axes(x.shape(), o.axes);
   const Tensor<T> kept = sum_values(x, axes);
   const Shape ones = kept.shape(), from = x.shape();
@@ -129,20 +146,17 @@ template <class T> Tensor<T> sum(const Tensor<T>& x, const ReduceOptions& o = {}
 }
 
 /// c * x without the tape.
-template <class T> Tensor<T> scaled(const Tensor<T>& x, T c) {
+template <class T>
+Tensor<T> scaled(const Tensor<T>& x, T c) {
   const Tensor<T> in = x.contiguous();
   Tensor<T> y = empty_like(in);
-  if (in.device() != Device::cpu) fail(ErrorKind::device, "scaled: has no CUDA form yet");
-  const T* a = in.data();
-  T* b = y.data();
-  parallel_for(in.numel(), 1 << 15, [&](Index s, Index e) {
-    for (Index i = s; i < e; ++i) b[i] = c * a[i];
-  });
+  launch(in.device(), Scaled<T>{in.numel(), c, in.data(), y.data()});
   return y;
 }
 
 /// Mean over `axes` (all when empty). The mean of nothing is NaN.
-template <class T> Tensor<T> mean(const Tensor<T>& x, const ReduceOptions& o = {}) {
+template <class T>
+Tensor<T> mean(const Tensor<T>& x, const ReduceOptions& o = {}) {
   const std::vector<int> axes = reduction_axes(x.shape(), o.axes);
   Tensor<T> kept = sum_values(x, axes);
   const Shape ones = kept.shape(), from = x.shape();
@@ -156,7 +170,8 @@ template <class T> Tensor<T> mean(const Tensor<T>& x, const ReduceOptions& o = {
   });
 }
 
-template <class T> struct ExtremumResult {
+template <class T>
+struct ExtremumResult {
   Tensor<T> values;
   Tensor<std::int64_t> indices;  ///< along the reduced axis; ties: the first
 };
@@ -193,18 +208,22 @@ ExtremumResult<T> extremum(const Tensor<T>& x, int axis, bool smallest, bool kee
   });
   return {tracked, index};
 }
-template <class T> ExtremumResult<T> max(const Tensor<T>& x, int axis) {
+template <class T>
+ExtremumResult<T> max(const Tensor<T>& x, int axis) {
   return extremum(x, axis, false);
 }
-template <class T> ExtremumResult<T> min(const Tensor<T>& x, int axis) {
+template <class T>
+ExtremumResult<T> min(const Tensor<T>& x, int axis) {
   return extremum(x, axis, true);
 }
-template <class T> Tensor<std::int64_t> argmax(const Tensor<T>& x, int axis) {
+template <class T>
+Tensor<std::int64_t> argmax(const Tensor<T>& x, int axis) {
   return extremum(x.detach(), axis, false).indices;
 }
 
 // ---- CPU
-template <class T> void Sum<T>::cpu(const Sum& k) {
+template <class T>
+void Sum<T>::cpu(const Sum& k) {
   using A = acc<T>;
   if (k.inner == 1) {
     // Pieces of 8192 elements, each by ordered_total, then the pieces of a row the same way.
@@ -249,7 +268,8 @@ template <class T> void Sum<T>::cpu(const Sum& k) {
           static_cast<T>(ordered_total<A>(0, pieces, [&](Index j) { return p[j * k.inner]; }));
     }
 }
-template <class T> void Extremum<T>::cpu(const Extremum& k) {
+template <class T>
+void Extremum<T>::cpu(const Extremum& k) {
   parallel_for(k.outer * k.inner, 1 + 32768 / (k.reduce + 1), [&](Index b, Index e) {
     for (Index j = b; j < e; ++j) {
       const T* x = k.x + (j / k.inner) * k.reduce * k.inner + j % k.inner;
@@ -264,8 +284,15 @@ template <class T> void Extremum<T>::cpu(const Extremum& k) {
     }
   });
 }
+template <class T>
+void Scaled<T>::cpu(const Scaled& k) {
+  parallel_for(k.n, 1 << 15, [&](Index b, Index e) {
+    for (Index i = b; i < e; ++i) k.y[i] = k.f * k.x[i];
+  });
+}
 MORAINE_INSTANTIATE(Sum)
+MORAINE_INSTANTIATE(Scaled)
 MORAINE_INSTANTIATE(Extremum)
 #endif
 
-}  // namespace moraine
+}  // namespace MORAINE_API

@@ -5,9 +5,8 @@
 //   p -= lr wd p;   m = b1 m + (1-b1) g;   v = b2 v + (1-b2) g^2
 //   p -= lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
 #include <cmath>
-#include <moraine/core/parallel.hpp>
-#include <moraine/cpu/rows.hpp>
 #include <moraine/nn/module.hpp>
+#include <moraine/ops/optimizer.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -61,13 +60,10 @@ class AdamW {
       const Tensor<T> g = s.param.tensor->grad();
       if (!g.defined()) continue;
       const Tensor<T> cg = g.contiguous();
-      cpu::adamw({.lr = options.lr * factor * s.lr_factor,
-                  .beta1 = options.beta1,
-                  .beta2 = options.beta2,
-                  .eps = options.eps,
-                  .decay = options.weight_decay * s.decay_factor,
-                  .step = steps_},
-                 cg.numel(), s.param.tensor->data(), cg.data(), s.m.data(), s.v.data());
+      launch(cg.device(),
+             AdamWStep<T>{options.lr * factor * s.lr_factor, options.beta1, options.beta2,
+                          options.eps, options.weight_decay * s.decay_factor, steps_, cg.numel(),
+                          s.param.tensor->data(), cg.data(), s.m.data(), s.v.data()});
     }
   }
   void zero_grad() {
@@ -107,7 +103,9 @@ double grad_norm(const AdamW<T>& optimizer) {
     const Tensor<T> g = s.param.tensor->grad();
     if (!g.defined()) continue;
     const Tensor<T> c = g.contiguous();
-    total += cpu::sum_of_squares(c.data(), c.numel());
+    double squares = 0;
+    launch(c.device(), SumOfSquares<T>{c.numel(), c.data(), &squares});
+    total += squares;
   }
   return std::sqrt(total);
 }
@@ -120,11 +118,8 @@ double clip_grad_norm(AdamW<T>& optimizer, double max) {
   for (const auto& s : optimizer.slots()) {
     if (!s.param.tensor->grad().defined()) continue;
     NodeOf<T>& node = *static_cast<NodeOf<T>*>(s.param.tensor->node().get());
-    const Tensor<T> scaled_grad = node.grad.clone();
-    T* d = scaled_grad.data();
-    parallel_for(scaled_grad.numel(), 1 << 15, [&](Index b, Index e) {
-      for (Index i = b; i < e; ++i) d[i] *= static_cast<T>(f);
-    });
+    const Tensor<T> g = node.grad.contiguous(), scaled_grad = empty_like(g);
+    launch(g.device(), Scaled<T>{g.numel(), static_cast<T>(f), g.data(), scaled_grad.data()});
     node.grad = scaled_grad;
     node.own_grad = true;
   }
