@@ -1,0 +1,66 @@
+#pragma once
+// The subcommands of `moraine`. A subcommand is a function of its options, in a file of its name;
+// main.cpp turns arguments into options.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace program {
+
+// ---- encode and xray read their arguments themselves, as their contracts say.
+struct EncodeOptions {
+  std::string model, input, output;
+  bool bf16 = false;
+};
+/// Throws Error.
+void run_encode(const EncodeOptions& options);
+/// The words after the program's or subcommand's name; the exit status.
+int encode_main(int argc, char** argv);
+int xray_main(int argc, char** argv);
+
+// ---- the others: exit status 1 and one line when they throw Error.
+struct InfoOptions {
+  std::string file;
+};
+int run_info(const InfoOptions& options);
+
+struct DoctorOptions {};
+int run_doctor(const DoctorOptions& options);
+
+/// What the commands below share.
+struct CommonOptions {
+  std::vector<std::string> set;  ///< "train.lr=1e-3", over the configuration file
+  std::uint64_t seed = 0;
+  bool has_seed = false;
+  int threads = 0;     ///< 0: as many as this process may use
+  std::string memory;  ///< "2G"; empty: no limit
+  std::string device = "cpu";
+};
+struct TrainOptions : CommonOptions {
+  std::string config, output;
+};
+struct PredictOptions : CommonOptions {
+  std::string model, input, output, routing;
+  double offset = 0;
+};
+struct EvalOptions : CommonOptions {
+  std::string prediction, labels, output;
+};
+struct DemoOptions : CommonOptions {
+  std::string output;
+  bool full = false;
+  int seeds = 1;
+};
+struct PretrainOptions : CommonOptions {
+  std::string trunk, output;
+  long long steps = 10000;
+};
+
+// Weak: the program has the subcommand when a file in this folder defines the function.
+[[gnu::weak]] int run_train(const TrainOptions& options);
+[[gnu::weak]] int run_predict(const PredictOptions& options);
+[[gnu::weak]] int run_eval(const EvalOptions& options);
+[[gnu::weak]] int run_demo(const DemoOptions& options);
+[[gnu::weak]] int run_pretrain(const PretrainOptions& options);
+
+}  // namespace program

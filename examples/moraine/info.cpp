@@ -1,0 +1,219 @@
+// info: what a file holds, told by its content and not by its name.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <moraine/io/geotiff_reader.hpp>
+#include <moraine/io/image.hpp>
+#include <moraine/io/json.hpp>
+#include <moraine/io/recognise.hpp>
+#include <moraine/io/safetensors.hpp>
+
+#include "arguments.hpp"
+#include "commands.hpp"
+
+using namespace moraine;
+
+namespace program {
+namespace {
+
+/// "12.3 MiB".
+std::string bytes_text(std::uint64_t n) {
+  const char* units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  double v = static_cast<double>(n);
+  int u = 0;
+  while (v >= 1024 && u < 4) v /= 1024, ++u;
+  char text[32];
+  std::snprintf(text, sizeof text, u ? "%.1f %s" : "%.0f %s", v, units[u]);
+  return text;
+}
+
+/// Text of a file on one line of the report.
+std::string shown(const std::string& s, std::size_t most = 100) {
+  return one_line(s.size() > most ? s.substr(0, most) + "..." : s);
+}
+
+void line(const char* name, const std::string& value) {
+  std::printf("  %-14s %s\n", name, value.c_str());
+}
+
+/// Count, range, mean and standard deviation of the values that are neither nodata nor NaN.
+struct Statistics {
+  Index seen = 0, valid = 0;
+  double least = 0, most = 0, shift = 0, sum = 0, squares = 0;
+  void add(double v, const std::optional<Nodata>& nodata) {
+    ++seen;
+    if (std::isnan(v) || (nodata && nodata->is(v))) return;
+    if (valid++ == 0) least = most = shift = v;
+    least = std::min(least, v), most = std::max(most, v);
+    sum += v - shift, squares += (v - shift) * (v - shift);
+  }
+  std::string text() const {
+    if (valid == 0) return "no valid pixel";
+    const double n = static_cast<double>(valid), m = sum / n;
+    char out[120];
+    std::snprintf(out, sizeof out, "%12.6g %12.6g %12.6g %12.6g   %6.2f %%", least, most, shift + m,
+                  std::sqrt(std::max(0.0, squares / n - m * m)),
+                  100.0 * n / static_cast<double>(seen));
+    return out;
+  }
+};
+constexpr const char* statistics_head =
+    "         min          max         mean          std      valid";
+
+void tell_tiff(const std::string& path) {
+  GeoTiffReader file(path);
+  const RasterInfo& r = file.info();
+  line("size", std::to_string(r.width) + " x " + std::to_string(r.height) + " pixels, " +
+                   std::to_string(r.bands) + (r.bands == 1 ? " band" : " bands"));
+  line("type", std::string(name_of(r.dtype)) + ", " + std::to_string(r.bits) + " bits a sample" +
+                   (r.planar ? ", one plane a band" : ", bands side by side"));
+  line("blocks", std::to_string(r.block_width) + " x " + std::to_string(r.block_height) +
+                     (r.tiled ? " tiles" : " strips"));
+  line("compression",
+       r.compression + (r.predictor > 1 ? ", predictor " + std::to_string(r.predictor) : ""));
+  line("photometric", r.photometric);
+  line("nodata", r.nodata ? shown(r.nodata->text) : "none");
+  if (r.geotransform) {
+    const auto& g = *r.geotransform;
+    line("upper left", number_text(g[0]) + ", " + number_text(g[3]));
+    line("pixel", number_text(g[1]) + " x " + number_text(g[5]) +
+                      (g[2] != 0 || g[4] != 0 ? ", rotated" : ""));
+  }
+  line("georeference", !r.geotransform && r.geo.empty() ? "none"
+                       : r.epsg                         ? "EPSG:" + std::to_string(r.epsg)
+                                                        : "a system without an EPSG code");
+  if (!r.class_names.empty()) {
+    std::string all;
+    for (const std::string& c : r.class_names) all += (all.empty() ? "" : ", ") + shown(c, 30);
+    line("classes", shown(all, 400));
+  }
+  if (!r.colour_map.empty()) line("colour table", std::to_string(r.colour_map.size()) + " colours");
+
+  // Rows of blocks at a time, so that memory does not grow with the scene.
+  std::vector<Statistics> bands(static_cast<std::size_t>(r.bands));
+  const Index row = std::max<Index>(1, r.width * r.bands);
+  const Index step = std::clamp<Index>((Index{1} << 23) / row, 1, std::max<Index>(1, r.height));
+  const Index rows = std::max<Index>(1, step / r.block_height * r.block_height);
+  for (Index y = 0; y < r.height; y += rows) {
+    const Index h = std::min(rows, r.height - y);
+    const AnyTensor some = file.read({0, y, r.width, h});
+    visit(some.dtype, [&](auto zero) {
+      using S = decltype(zero);
+      const S* v = reinterpret_cast<const S*>(some.data);
+      for (std::size_t b = 0; b < bands.size(); ++b)
+        for (Index i = 0; i < h * r.width; ++i) bands[b].add(static_cast<double>(*v++), r.nodata);
+    });
+  }
+  std::printf("\n  band %s\n", statistics_head);
+  for (std::size_t b = 0; b < bands.size(); ++b) {
+    const std::string name = b < r.band_names.size() ? shown(r.band_names[b], 40) : "";
+    std::printf("  %4zu %s%s%s\n", b + 1, bands[b].text().c_str(), name.empty() ? "" : "  ",
+                name.c_str());
+  }
+}
+
+void tell_image(const std::string& path) {
+  const Image image = read_image(path);
+  const Shape& s = image.pixels.shape;
+  line("size", std::to_string(s[1]) + " x " + std::to_string(s[0]) + " pixels, " +
+                   std::to_string(s[2]) + (s[2] == 1 ? " channel" : " channels"));
+  line("type", std::string(name_of(image.pixels.dtype)) + ", " + std::to_string(image.bits) +
+                   " bits a sample");
+  if (!image.palette.empty())
+    line("palette", std::to_string(image.palette.size()) + " colours, shown by index");
+  const std::vector<double> v = image.pixels.as<double>().values();
+  std::printf("\n  channel %s\n", statistics_head);
+  for (Index c = 0; c < s[2]; ++c) {
+    Statistics t;
+    for (std::size_t i = static_cast<std::size_t>(c); i < v.size();
+         i += static_cast<std::size_t>(s[2]))
+      t.add(v[i], {});
+    std::printf("  %7lld %s\n", static_cast<long long>(c + 1), t.text().c_str());
+  }
+}
+
+void tell_safetensors(const std::string& path) {
+  const SafetensorsFile file = read_safetensors(path);
+  std::map<std::string, Index> types;
+  Index values = 0, parameters = 0;
+  std::uint64_t bytes = 0;
+  std::size_t wide = 6;
+  const auto type_of = [&](const std::string& name, const AnyTensor& t) {
+    const auto other = file.other_dtypes.find(name);
+    return other != file.other_dtypes.end() ? other->second : std::string(name_of(t.dtype));
+  };
+  for (const auto& [name, t] : file.tensors) {
+    ++types[type_of(name, t)];
+    values += t.shape.numel();
+    if (is_float(t.dtype)) parameters += t.shape.numel();
+    bytes += t.bytes;
+    wide = std::max(wide, std::min<std::size_t>(name.size(), 80));
+  }
+  std::string all;
+  for (const auto& [type, n] : types)
+    all += (all.empty() ? "" : ", ") + std::to_string(n) + " " + type;
+  line("tensors", std::to_string(file.tensors.size()) + (all.empty() ? "" : " (" + all + ")"));
+  line("parameters",
+       std::to_string(parameters) + " floating values" +
+           (values == parameters ? "" : ", " + std::to_string(values - parameters) + " others"));
+  line("data", bytes_text(bytes));
+  line("metadata",
+       file.metadata.empty() ? "none" : std::to_string(file.metadata.size()) + " entries");
+  for (const auto& [key, value] : file.metadata)
+    std::printf("    %s: %s\n", shown(key, 60).c_str(), shown(value, 200).c_str());
+  std::printf("\n  %-*s %-5s %s\n", static_cast<int>(wide), "tensor", "type", "shape");
+  for (const auto& [name, t] : file.tensors)
+    std::printf("  %-*s %-5s %s\n", static_cast<int>(wide), shown(name, 80).c_str(),
+                type_of(name, t).c_str(), str(t.shape).c_str());
+}
+
+void tell_json(const std::string& path) {
+  const Json j = read_json(path);
+  if (j.is_array()) line("value", "an array of " + std::to_string(j.as_array().size()));
+  if (!j.is_object()) return;
+  line("value", "an object of " + std::to_string(j.as_object().size()) + " members");
+  std::printf("\n");
+  for (const JsonMember& m : j.as_object())
+    std::printf("  %-28s %s\n", shown(m.key, 60).c_str(),
+                shown(json_text(m.value, {.indent = -1}), 80).c_str());
+}
+
+}  // namespace
+
+int run_info(const InfoOptions& o) {
+  const FileKind kind = recognise(o.file);
+  std::size_t size = 0;
+  detail::open_to_read(o.file, size);
+  const auto head = [&] {
+    std::printf("%s: %s, %s\n", one_line(o.file).c_str(), name_of(kind), bytes_text(size).c_str());
+  };
+  switch (kind) {
+    case FileKind::tiff:
+    case FileKind::big_tiff:
+      head(), tell_tiff(o.file);
+      return 0;
+    case FileKind::png:
+    case FileKind::jpeg:
+      head(), tell_image(o.file);
+      return 0;
+    case FileKind::safetensors:
+      head(), tell_safetensors(o.file);
+      return 0;
+    case FileKind::json:
+      head(), tell_json(o.file);
+      return 0;
+    case FileKind::empty:
+      fail(ErrorKind::format, "info: " + quoted(o.file) + " is empty; 0 bytes");
+    case FileKind::unknown:
+      fail(ErrorKind::format, "info: " + quoted(o.file) +
+                                  " is of no known kind; its first bytes are those of "
+                                  "no safetensors, TIFF, PNG, JPEG or JSON file");
+    default:
+      break;
+  }
+  fail(ErrorKind::format, "info: " + quoted(o.file) +
+                              " is a file of a kind that this version does not read; " +
+                              name_of(kind));
+}
+
+}  // namespace program

@@ -1,0 +1,124 @@
+// The program `moraine`: thin subcommands over the headers. Called as `encode` or `xray` it answers
+// as that subcommand.
+#include <CLI/CLI.hpp>
+#include <csignal>
+
+#include "arguments.hpp"
+#include "commands.hpp"
+
+using namespace program;
+
+namespace {
+
+/// Adds a subcommand when this program holds it, and remembers what to run.
+template <class Options>
+CLI::App* add(CLI::App& app, const char* name, const char* help, int (*run)(const Options&),
+              Options& options, int& status) {
+  if (!run) return nullptr;
+  CLI::App* sub = app.add_subcommand(name, help);
+  sub->callback(
+      [run, &options, &status, name] { status = guarded(name, 1, [&] { return run(options); }); });
+  return sub;
+}
+
+/// Options that long-running commands share.
+void add_common(CLI::App* sub, CommonOptions& o) {
+  sub->add_option("--set", o.set, "Change one field of the configuration: train.lr=1e-3");
+  sub->add_option_function<std::uint64_t>(
+      "--seed", [&o](std::uint64_t s) { o.seed = s, o.has_seed = true; },
+      "Seed of all random numbers");
+  sub->add_option("--threads", o.threads, "Threads; by default as many as this process may use")
+      ->check(CLI::Range(1, 256));
+  sub->add_option("--memory", o.memory, "Most memory for tensors, such as 2G");
+  sub->add_option("--device", o.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  sub->parse_complete_callback([&o] {
+    if (o.threads > 0) moraine::set_threads(o.threads);
+  });
+}
+
+int other_main(int argc, char** argv) {
+  CLI::App app(
+      "moraine: vision foundation models and mixtures of low-rank experts for remote sensing",
+      "moraine");
+  app.set_version_flag("--version", "moraine " MORAINE_VERSION);
+  app.require_subcommand(1);
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+  int status = 0;
+
+  InfoOptions info;
+  if (CLI::App* s =
+          add(app, "info", "What a file holds, whatever its name", run_info, info, status))
+    s->add_option("file", info.file, "A safetensors, TIFF, PNG, JPEG or JSON file")->required();
+  TrainOptions train;
+  if (CLI::App* s = add(app, "train", "Adapt a model to labelled scenes; again: resume", run_train,
+                        train, status)) {
+    s->add_option("--config", train.config, "The run, a JSON file")->required();
+    s->add_option("--output", train.output, "The folder of the run")->required();
+    add_common(s, train);
+  }
+  PredictOptions predict;
+  if (CLI::App* s = add(app, "predict", "Draw the map of a scene", run_predict, predict, status)) {
+    s->add_option("--model", predict.model, "The folder of a run")->required();
+    s->add_option("--input", predict.input, "The scene, a GeoTIFF")->required();
+    s->add_option("--output", predict.output, "The map, a GeoTIFF")->required();
+    s->add_option("--routing", predict.routing, "Which expert handled which place, a GeoTIFF");
+    s->add_option("--offset", predict.offset, "Added to every pixel before anything else");
+    add_common(s, predict);
+  }
+  EvalOptions eval;
+  if (CLI::App* s = add(app, "eval", "Compare a map with labels", run_eval, eval, status)) {
+    s->add_option("--prediction", eval.prediction, "The map")->required();
+    s->add_option("--labels", eval.labels, "The labels, on the same grid")->required();
+    s->add_option("--output", eval.output, "The metrics, a JSON file")->required();
+    add_common(s, eval);
+  }
+  // For the help text only: both are answered before CLI11 sees them.
+  app.add_subcommand("encode", "All hidden states of a foundation model")->prefix_command();
+  app.add_subcommand("xray", "Everything that happens in one module: run, diff, list")
+      ->prefix_command();
+  DemoOptions demo;
+  if (CLI::App* s =
+          add(app, "demo", "The whole story on scenes made here", run_demo, demo, status)) {
+    s->add_option("--output", demo.output, "The folder of the results")->required();
+    s->add_flag("--full", demo.full, "Every row of the table");
+    s->add_option("--seeds", demo.seeds, "How many seeds")->check(CLI::Range(1, 100));
+    add_common(s, demo);
+  }
+  PretrainOptions pretrain;
+  if (CLI::App* s = add(app, "pretrain", "Train the small foundation models of the demo",
+                        run_pretrain, pretrain, status)) {
+    s->add_option("--trunk", pretrain.trunk, "vision or depth")
+        ->required()
+        ->check(CLI::IsMember({"vision", "depth"}));
+    s->add_option("--output", pretrain.output, "The folder of the models")->required();
+    s->add_option("--steps", pretrain.steps, "Steps of the whole run")->check(CLI::Range(1, 10000000));
+    add_common(s, pretrain);
+  }
+  DoctorOptions doctor;
+  add(app, "doctor", "What is here, what is missing, and what installs it", run_doctor, doctor,
+      status);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {  // --help, --version
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    std::fprintf(stderr, "moraine: %s; moraine --help lists what there is\n",
+                 one_line(e.what()).c_str());
+    return 1;
+  }
+  return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a full quota is an error of a write, not a signal
+  const std::string name = argc > 0 ? moraine::base_name(argv[0]) : "moraine";
+  if (name == "encode") return encode_main(argc - 1, argv + 1);
+  if (name == "xray") return xray_main(argc - 1, argv + 1);
+  const std::string first = argc > 1 ? argv[1] : "";
+  if (first == "encode") return encode_main(argc - 2, argv + 2);
+  if (first == "xray") return xray_main(argc - 2, argv + 2);
+  return other_main(argc, argv);
+}
