@@ -7,7 +7,7 @@
 // the first data byte. What is accepted follows the reference implementation (huggingface/
 // safetensors, checks listed in docs), and is stricter in four points: a key that stands twice, an
 // entry in array form, NUL in a name, and sizes beyond what a Shape holds (8 axes, 2^63-1).
-// Memory while reading: the header's text stays mapped; the tables take at most about eight times
+// Memory while reading: the header's text stays mapped; the tables take at most about nine times
 // its length. Tensors point into the file.
 #include <algorithm>
 #include <bit>
