@@ -52,8 +52,9 @@ if("CUDA" IN_LIST _moraine_languages)
   find_package(CUDAToolkit REQUIRED)
   add_library(moraine_cuda_objects OBJECT EXCLUDE_FROM_ALL "${MORAINE_INCLUDE}/moraine/cuda.cu")
   target_link_libraries(moraine_cuda_objects PRIVATE moraine::moraine CUDA::cudart CUDA::cublas)
-  set_target_properties(moraine_cuda_objects PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
-                                                        POSITION_INDEPENDENT_CODE ON)
+  # Not CUDA_STANDARD: CMake 3.25 does not know nvcc's C++20.
+  target_compile_options(moraine_cuda_objects PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+  set_target_properties(moraine_cuda_objects PROPERTIES POSITION_INDEPENDENT_CODE ON)
   add_library(moraine_cuda INTERFACE)
   target_sources(moraine_cuda INTERFACE $<TARGET_OBJECTS:moraine_cuda_objects>)
   target_link_libraries(moraine_cuda INTERFACE moraine::moraine CUDA::cudart CUDA::cublas)

@@ -48,6 +48,7 @@ def expect(output, text):
 class Build:
     def __init__(self, options):
         self.work, self.cxx, self.compiled = options.work, options.cxx, options.compiled
+        self.cuda_parts = None
 
     def compile(self, source, name, *flags):
         out = self.work / name
@@ -208,13 +209,13 @@ def plain_gpp(b):
 
 
 def add_subdirectory(b):
-    output = configure_and_run(b, "add_subdirectory")
+    output = configure_and_run(b, "add_subdirectory", "-DMORAINE_CUDA=OFF")
     if "doctest" in output.lower():
         raise Failure("a subproject looked for what only our own tests need")
 
 
 def fetch_content(b):
-    configure_and_run(b, "fetch_content")
+    configure_and_run(b, "fetch_content", "-DMORAINE_CUDA=OFF")
 
 
 # ---- the CUDA seam
@@ -231,6 +232,8 @@ def nvcc():
 
 def cuda_parts(b):
     """main.o by the C++ compiler, cuda.o by nvcc for sm_80 and sm_90, and the libraries' flags."""
+    if b.cuda_parts:
+        return b.cuda_parts
     compiler = nvcc()
     main = b.compile(UNITS / "cuda_main.cpp", "main.o")
     archs = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
@@ -240,7 +243,8 @@ def cuda_parts(b):
     home = compiler.resolve().parent.parent
     place = next((home / d for d in ("lib64", "lib") if (home / d / "libcublas.so").exists()), home / "lib64")
     libraries = [f"-L{place}", f"-Wl,-rpath,{place}", "-lcublas", "-lcudart"]
-    return main, cuda, libraries, (compiler, *flags)
+    b.cuda_parts = main, cuda, libraries, (compiler, *flags)
+    return b.cuda_parts
 
 
 def expect_backend(output):
@@ -300,29 +304,40 @@ def cuda_user(b):
         expect(output, "cuda: 2 5 10\n")
 
 
+def cuda_links(b):
+    """All of these with one compilation of the backend."""
+    for case in (cuda_objects, cuda_archive, cuda_shared, cuda_user):
+        case(b)
+
+
 def cuda_cmake(b):
-    """moraine::cuda of an installed package, in a project that has CUDA; and none in one without."""
+    """moraine::cuda: of an installed package in a project that has CUDA, and of a subdirectory in
+    one that has not."""
     compiler = nvcc()
     prefix = installed(b)
-    source = b.work / "project"
-    source.mkdir()
-    shutil.copy(UNITS / "cuda_main.cpp", source)
-    (source / "CMakeLists.txt").write_text(
-        "cmake_minimum_required(VERSION 3.25)\nproject(x LANGUAGES CXX CUDA)\nfind_package(moraine REQUIRED)\n"
-        "add_executable(app cuda_main.cpp)\ntarget_link_libraries(app PRIVATE moraine::cuda)\n"
-    )
-    run(
-        *("cmake", "-S", source, "-B", source / "b", "-G", "Ninja", f"-DCMAKE_CUDA_COMPILER={compiler}"),
-        *("-DCMAKE_CUDA_ARCHITECTURES=90", f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_CXX_FLAGS=-O0"),
-    )
-    run("cmake", "--build", source / "b")
-    expect_backend(run(source / "b" / "app"))
+    for name, languages, how in (
+        ("package", "CXX CUDA", "find_package(moraine REQUIRED)"),
+        ("subdirectory", "CXX", f"add_subdirectory({ROOT} moraine)"),
+    ):
+        source = b.work / name
+        source.mkdir()
+        shutil.copy(UNITS / "cuda_main.cpp", source)
+        (source / "CMakeLists.txt").write_text(
+            f"cmake_minimum_required(VERSION 3.25)\nproject(x LANGUAGES {languages})\n{how}\n"
+            "add_executable(app cuda_main.cpp)\ntarget_link_libraries(app PRIVATE moraine::cuda)\n"
+        )
+        run(
+            *("cmake", "-S", source, "-B", source / "b", *QUICK, f"-DCMAKE_CUDA_COMPILER={compiler}"),
+            *("-DCMAKE_CUDA_ARCHITECTURES=90", f"-DCMAKE_PREFIX_PATH={prefix}"),
+        )
+        run("cmake", "--build", source / "b")
+        expect_backend(run(source / "b" / "app"))
 
 
 CASES = {
     f.__name__: f
     for f in (two_units, mixed, hidden, refused, find_package, pkg_config, plain_gpp, add_subdirectory)
-    + (fetch_content, cuda_objects, cuda_archive, cuda_shared, cuda_user, cuda_cmake)
+    + (fetch_content, cuda_objects, cuda_archive, cuda_shared, cuda_user, cuda_links, cuda_cmake)
 }
 
 
