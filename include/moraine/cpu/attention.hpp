@@ -193,6 +193,17 @@ __attribute__((noinline)) inline void copy_rows(const float* src, Index token, I
   }
 }
 
+inline float dot(const float* x, const float* y, Index n) {
+  using L = simd::Lanes4;
+  L::F s = {}, a, b;
+  for (Index j = 0; j < n; j += 4) {
+    simd::load<L>(a, x + j, n - j);
+    simd::load<L>(b, y + j, n - j);
+    s += a * b;
+  }
+  return simd::sum<L>(s);
+}
+
 /// C (rows,cols) = or += A B on whole tiles. Element (i,k) of A lies at a[i * row + k * step]; rows
 /// past `rows` repeat the last one, so C must hold rows and cols rounded up to 6 and a tile. B are
 /// panels, panel p at b + p * next, its rows ldb apart.
@@ -201,13 +212,14 @@ __attribute__((noinline)) inline void tiles(const GemmKernels& ker, const float*
                                             Index rows, Index cols, Index k, bool add, float* c,
                                             Index ldc) {
   static constexpr float zeros[64] = {};
-  for (Index s = 0; s < rows; s += 6) {
+  const Index w = ker.wide_cols, strips = (rows + 5) / 6, panels = (cols + w - 1) / w;
+  const bool across = cols > rows;  // the larger operand is read once, the smaller stays in cache
+  for (Index x = 0; x < strips * panels; ++x) {
+    const Index s = (across ? x % strips : x / panels) * 6, p = across ? x / strips : x % panels;
     const float* at[6];
     for (Index i = 0; i < 6; ++i) at[i] = a + (s + i < rows ? s + i : rows - 1) * row;
-    for (Index j = 0, p = 0; j < cols; j += ker.wide_cols, ++p) {
-      float* const out = c + s * ldc + j;
-      ker.wide(at, step, b + p * next, ldb, k, add ? out : zeros, add ? ldc : 0, out, ldc);
-    }
+    float* const out = c + s * ldc + p * w;
+    ker.wide(at, step, b + p * next, ldb, k, add ? out : zeros, add ? ldc : 0, out, ldc);
   }
 }
 
@@ -216,11 +228,14 @@ MORAINE_INLINE void attention_with(const GemmKernels& ker, const Attention<float
   const AttentionKernels& soft = attention_kernels(ker.isa);
   const Index w = ker.wide_cols;
   const Index keys = round_up(a.nk, w), values = round_up(a.dv, w);
-  // A block of keys and values fills half of L2. 16 strips of queries share it.
+  // A block of keys and values fills half of L2; 16 strips of queries share it. Vectors so long
+  // that a block holds few keys are worked on in two turns, the keys of all strips, then the
+  // values.
   Index block = round_up(65536 / (a.d + a.dv + 1), 64);
   block = block < keys ? block : keys;
-  const Index strips = a.dv <= 256 ? 16 : 4;
-  const Index blocks_q = (a.nq + 6 * strips - 1) / (6 * strips);
+  constexpr Index most = 96;  // queries of a task
+  const Index turn = a.d + a.dv > 512 ? most : 6;
+  const Index blocks_q = (a.nq + most - 1) / most, chunks = (a.nk + 63) / 64;
   const Index size_k = keys * a.d, size_v = a.nk * values, size = size_k + size_v;
   const Index all = a.batch * a.heads;
   Index group = size > 0 ? (4 << 20) / size : all;
@@ -229,58 +244,54 @@ MORAINE_INLINE void attention_with(const GemmKernels& ker, const Attention<float
 
   for (Index start = 0; start < all; start += group) {
     const Index count = all - start < group ? all - start : group;
-    const Index panels_k = keys / w, panels_v = values / w, panels = panels_k + panels_v;
-    parallel_for(count * panels, 1 + 65536 / (size + 1), [&](Index begin, Index end) {
+    parallel_for(count * chunks, 1 + 256 / (a.d + a.dv + 1), [&](Index begin, Index end) {
       for (Index x = begin; x < end; ++x) {
-        const Index i = x / panels, p = x % panels, h = (start + i) % a.heads,
-                    b = (start + i) / a.heads;
+        const Index i = x / chunks, h = (start + i) % a.heads, b = (start + i) / a.heads;
+        const Index k0 = x % chunks * 64, k1 = k0 + 64 < a.nk ? k0 + 64 : a.nk;
         float* const dst = packed.data() + i * size;
-        if (p < panels_k) {
-          const Index j = p * w, n = a.nk - j < w ? a.nk - j : w;
-          pack_panel(a.k.at(b, h) + j * a.k.token, 1, a.k.token, a.d, n, w, dst + j * a.d);
-        } else {
-          const Index j = (p - panels_k) * w, n = a.dv - j < w ? a.dv - j : w;
-          pack_panel(a.v.at(b, h) + j, a.v.token, 1, a.nk, n, w, dst + size_k + j * a.nk);
-        }
+        for (Index j = k0; j < k1; j += w)  // panels of keys: [key / w][d][w]
+          pack_panel(a.k.at(b, h) + j * a.k.token, 1, a.k.token, a.d, k1 - j < w ? k1 - j : w, w,
+                     dst + j * a.d);
+        for (Index j = 0; j < a.dv; j += w)  // panels of values: [dv / w][key][w]
+          pack_panel(a.v.at(b, h) + k0 * a.v.token + j, a.v.token, 1, k1 - k0,
+                     a.dv - j < w ? a.dv - j : w, w, dst + size_k + j * a.nk + k0 * w);
       }
     });
-    const Index cost = a.nk * (a.d + a.dv) * (a.nq < 96 ? a.nq : 96) + 1000;
+    const Index cost = a.nk * (a.d + a.dv) * (a.nq < most ? a.nq : most) + 1000;
     parallel_for(count * blocks_q, 1 + 100000 / cost, [&](Index begin, Index end) {
-      const Index ld = block + 16;  // not a power of two apart: the rows use different cache sets
-      const Scratch scratch(6 * ld + 6 * a.d + strips * 6 * (values + 2));
-      float* const s = scratch.data();
-      float* const q = s + 6 * ld;
-      float* const o = q + 6 * a.d;  // [strip][6][values]
-      float* const top = o + strips * 6 * values;
-      float* const total = top + strips * 6;
+      // Rows a little more than a power of two apart use different sets of the caches.
+      const Index ld = block + 16, ldq = a.d + 16;
+      const Scratch scratch(turn * (ld + ldq) + most * (values + 2));
+      float* const s = scratch.data();  // [query of the turn][key]
+      float* const q = s + turn * ld;   // [query of the turn][d], times scale log2 e
+      float* const o = q + turn * ldq;  // [query][dv]
+      float* const top = o + most * values;
+      float* const total = top + most;
       for (Index x = begin; x < end; ++x) {
         const Index i = x / blocks_q, h = (start + i) % a.heads, b = (start + i) / a.heads;
-        const Index q0 = x % blocks_q * 6 * strips;
-        const Index q1 = q0 + 6 * strips < a.nq ? q0 + 6 * strips : a.nq;
+        const Index q0 = x % blocks_q * most, q1 = q0 + most < a.nq ? q0 + most : a.nq;
         const float* const kp = packed.data() + i * size;
         const float* const vp = kp + size_k;
-        for (Index j = 0; j < (q1 - q0 + 5) / 6 * 6; ++j) top[j] = -HUGE_VALF, total[j] = 0;
+        for (Index j = 0; j < most; ++j) top[j] = -HUGE_VALF, total[j] = 0;
         for (Index k0 = 0; k0 < a.nk; k0 += block) {
-          const Index kn = a.nk - k0 < block ? a.nk - k0 : block;
-          const Index whole = round_up(kn, w);
-          for (Index r = q0; r < q1; r += 6) {
-            const Index rows = q1 - r < 6 ? q1 - r : 6;
-            copy_rows(a.q.at(b, h) + r * a.q.token, a.q.token, rows, a.d, a.d, a.scale * log2_e, q);
-            tiles(ker, q, a.d, 1, kp + k0 * a.d, w * a.d, w, rows, kn, a.d, false, s, ld);
+          const Index kn = a.nk - k0 < block ? a.nk - k0 : block, whole = round_up(kn, w);
+          for (Index r = q0; r < q1; r += turn) {
+            const Index rows = q1 - r < turn ? q1 - r : turn;
             float* const out = o + (r - q0) * values;
+            copy_rows(a.q.at(b, h) + r * a.q.token, a.q.token, rows, a.d, ldq, a.scale * log2_e, q);
+            tiles(ker, q, ldq, 1, kp + k0 * a.d, w * a.d, w, rows, kn, a.d, false, s, ld);
             for (Index j = 0; j < rows; ++j) {
               float* const row = s + j * ld;
               for (Index z = kn; z < whole; ++z) row[z] = -HUGE_VALF;
               const Index t = r - q0 + j;
               float now;
               const float sum = soft.softmax(row, whole, top[t], &now);
-              if (k0 == 0) {
-                total[t] = sum;
-              } else {
-                const float fade = now == top[t] ? 1.0f : std::exp2(top[t] - now);
-                total[t] = total[t] * fade + sum;
+              if (now != top[t] && k0 > 0) {
+                const float fade = std::exp2(top[t] - now);
+                total[t] *= fade;
                 for (Index z = 0; z < values; ++z) out[j * values + z] *= fade;
               }
+              total[t] += sum;
               top[t] = now;
             }
             tiles(ker, s, ld, 1, vp + k0 * w, w * a.nk, w, rows, a.dv, kn, k0 > 0, out, values);
@@ -290,7 +301,10 @@ MORAINE_INLINE void attention_with(const GemmKernels& ker, const Attention<float
           const Index t = r - q0;
           const float norm = 1.0f / total[t];
           float* const out = a.out.at(b, h) + r * a.out.token;
-          for (Index j = 0; j < a.dv; ++j) out[j] = a.nk > 0 ? o[t * values + j] * norm : 0.0f;
+          if (a.nk > 0)
+            copy_rows(o + t * values, 0, 1, a.dv, a.dv, norm, out);
+          else
+            for (Index j = 0; j < a.dv; ++j) out[j] = 0;
           if (a.lse) a.lse[(b * a.heads + h) * a.nq + r] = top[t] * ln_2 + std::log(total[t]);
         }
       }
@@ -311,19 +325,20 @@ MORAINE_INLINE void attention_backward_piece(const GemmKernels& ker,
   block = block < round_up(end - begin, w) ? block : round_up(end - begin, w);
   constexpr Index queries = 96;
   const Index ld = block + 16, six = round_up(block, 6);
-  const Scratch scratch(2 * queries * ld + queries * (d + dv + 2) + block * (2 * d + dv) +
-                        six * (d + dv));
-  float* const p = scratch.data();      // [query][key]
-  float* const ds = p + queries * ld;   // [query][key]
-  float* const q = ds + queries * ld;   // [query][d], times scale log2 e
-  float* const g = q + queries * d;     // dout: [query][dv]
-  float* const lse = g + queries * dv;  // [query], times log2 e
-  float* const delta = lse + queries;   // [query], sum_j dout_j out_j
-  float* const kt = delta + queries;    // panels of keys: [key / w][d][w]
-  float* const vt = kt + block * d;     // panels of keys: [key / w][dv][w]
-  float* const kr = vt + block * dv;    // [key][d]
-  float* const dk = kr + block * d;     // [key][d]
-  float* const dvs = dk + six * d;      // [key][dv]
+  const Index ldd = d + 16, ldv = dv + 16;
+  const Scratch scratch(2 * queries * ld + queries * (ldd + ldv + 2) + block * (d + dv + ldd) +
+                        six * (ldd + ldv));
+  float* const p = scratch.data();       // [query][key]
+  float* const ds = p + queries * ld;    // [query][key]
+  float* const q = ds + queries * ld;    // [query][d], times scale log2 e
+  float* const g = q + queries * ldd;    // dout: [query][dv]
+  float* const lse = g + queries * ldv;  // [query], times log2 e
+  float* const delta = lse + queries;    // [query], sum_j dout_j out_j
+  float* const kt = delta + queries;     // panels of keys: [key / w][d][w]
+  float* const vt = kt + block * d;      // panels of keys: [key / w][dv][w]
+  float* const kr = vt + block * dv;     // [key][d]
+  float* const dk = kr + block * ldd;    // [key][d]
+  float* const dvs = dk + six * ldd;     // [key][dv]
   const float* const stats = a.lse + (b * a.heads + h) * a.nq;
 
   for (Index k0 = begin; k0 < end; k0 += block) {
@@ -335,36 +350,33 @@ MORAINE_INLINE void attention_backward_piece(const GemmKernels& ker,
       pack_panel(keys + j * a.k.token, 1, a.k.token, a.d, n, w, kt + j * a.d);
       pack_panel(values + j * a.v.token, 1, a.v.token, a.dv, n, w, vt + j * a.dv);
     }
-    copy_rows(keys, a.k.token, kn, a.d, d, 1.0f, kr);
+    copy_rows(keys, a.k.token, kn, a.d, ldd, 1.0f, kr);
     for (Index q0 = 0; q0 < a.nq; q0 += queries) {
       const Index qn = a.nq - q0 < queries ? a.nq - q0 : queries;
       const float* const dout = a.dout.at(b, h) + q0 * a.dout.token;
       const float* const out = a.out.at(b, h) + q0 * a.out.token;
-      copy_rows(a.q.at(b, h) + q0 * a.q.token, a.q.token, qn, a.d, d, a.scale * log2_e, q);
-      copy_rows(dout, a.dout.token, qn, a.dv, dv, 1.0f, g);
+      copy_rows(a.q.at(b, h) + q0 * a.q.token, a.q.token, qn, a.d, ldd, a.scale * log2_e, q);
+      copy_rows(dout, a.dout.token, qn, a.dv, ldv, 1.0f, g);
       for (Index i = 0; i < qn; ++i) {
-        float sum[4] = {};
-        for (Index j = 0; j < a.dv; ++j)
-          sum[j % 4] += dout[i * a.dout.token + j] * out[i * a.out.token + j];
-        delta[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        delta[i] = dot(dout + i * a.dout.token, out + i * a.out.token, a.dv);
         lse[i] = stats[q0 + i] * log2_e;
       }
-      tiles(ker, q, d, 1, kt, w * a.d, w, qn, kn, a.d, false, p, ld);
-      tiles(ker, g, dv, 1, vt, w * a.dv, w, qn, kn, a.dv, false, ds, ld);
+      tiles(ker, q, ldd, 1, kt, w * a.d, w, qn, kn, a.d, false, p, ld);
+      tiles(ker, g, ldv, 1, vt, w * a.dv, w, qn, kn, a.dv, false, ds, ld);
       for (Index i = 0; i < qn; ++i)
         soft.softmax_dx(p + i * ld, ds + i * ld, whole, lse[i], delta[i]);
       // The tile takes its left operand with any strides: P^T and dS^T are P and dS read by column.
-      if (a.dvalue.data) tiles(ker, p, 1, ld, g, w, dv, kn, dv, qn, q0 > 0, dvs, dv);
-      if (a.dk.data) tiles(ker, ds, 1, ld, q, w, d, kn, d, qn, q0 > 0, dk, d);
-      if (dq) tiles(ker, ds, ld, 1, kr, w, d, qn, d, kn, k0 > begin, dq + q0 * d, d);
+      if (a.dvalue.data) tiles(ker, p, 1, ld, g, w, ldv, kn, dv, qn, q0 > 0, dvs, ldv);
+      if (a.dk.data) tiles(ker, ds, 1, ld, q, w, ldd, kn, d, qn, q0 > 0, dk, ldd);
+      if (dq) tiles(ker, ds, ld, 1, kr, w, ldd, qn, d, kn, k0 > begin, dq + q0 * d, d);
     }
     for (Index i = 0; i < kn; ++i) {
       if (a.dvalue.data)
         for (Index j = 0; j < a.dv; ++j)
-          a.dvalue.at(b, h)[(k0 + i) * a.dvalue.token + j] = a.nq > 0 ? dvs[i * dv + j] : 0.0f;
+          a.dvalue.at(b, h)[(k0 + i) * a.dvalue.token + j] = a.nq > 0 ? dvs[i * ldv + j] : 0.0f;
       if (a.dk.data)  // q held scale log2 e
         for (Index j = 0; j < a.d; ++j)
-          a.dk.at(b, h)[(k0 + i) * a.dk.token + j] = a.nq > 0 ? dk[i * d + j] * ln_2 : 0.0f;
+          a.dk.at(b, h)[(k0 + i) * a.dk.token + j] = a.nq > 0 ? dk[i * ldd + j] * ln_2 : 0.0f;
     }
   }
 }

@@ -82,7 +82,9 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
   const Index w = narrow ? ker.lanes : ker.wide_cols;
   const Index r = narrow ? GemmKernels::narrow_rows : GemmKernels::wide_rows;
   TileFunction* const tile = narrow ? ker.narrow : ker.wide;
-  const Index blocks = g.k > 0 ? (g.k + gemm_k - 1) / gemm_k : 1;
+  // Rows of B in place are pages apart: only as many at a time as the first TLB remembers.
+  const Index longest = t.ldb ? 64 : gemm_k;
+  const Index blocks = g.k > 0 ? (g.k + longest - 1) / longest : 1;
   const Index kc = (g.k + blocks - 1) / blocks;
   const bool simple = g.alpha == 1.0f && g.act == Activation::none && !g.pre && !g.residual &&
                       !g.scale && !g.accumulate;
@@ -122,6 +124,10 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
         const Index at = t.at_c + s * g.c.row + j;
         const bool direct = last && simple && mr == r && cols == w;
         float* const out = direct ? g.c.data + at : last ? corner : part;
+        if (last && !direct)  // the tile does this for what it stores to itself
+          for (Index i = 0; i < mr; ++i)
+            for (Index x = 0; x < cols; x += 16)
+              __builtin_prefetch(g.c.data + at + i * g.c.row + x, 1);
         tile(rows, step, b, t.ldb ? t.ldb : w, kn, init, first ? 0 : w, out, direct ? g.c.row : w);
         if (last && !direct) {
           TileEpilogue e;
@@ -180,18 +186,25 @@ MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given)
   for (Index start = 0; start < g.batch; start += group) {
     const Index count = g.batch - start < group ? g.batch - start : group;
     if (pack_b && (start == 0 || batch_b > 1)) {
-      const Index products = batch_b > 1 ? count : 1, all = panels.wide + panels.narrow;
-      parallel_for(products * all, 1 + 16384 / (g.k * w + 1), [&](Index begin, Index end) {
-        for (Index x = begin; x < end; ++x) {
-          const Index i = x / all, p = x % all;
-          const bool narrow = p >= panels.wide;
-          const Index width = narrow ? l : w;
-          const Index j = narrow ? panels.wide * w + (p - panels.wide) * l : p * w;
-          pack_panel(g.b.data + (start + i) * g.step_b + j * g.b.col, g.b.row, g.b.col, g.k,
-                     g.n - j < width ? g.n - j : width, width,
-                     scratch_b.data() + i * size_b + j * g.k);
-        }
-      });
+      // Several panels together, so that a source row is read on while its page is known.
+      const Index products = batch_b > 1 ? count : 1, some = g.b.col == 1 ? 128 / w : 1;
+      const Index all = panels.wide + panels.narrow, each_b = (all + some - 1) / some;
+      parallel_for(
+          products * each_b, 1 + 16384 / (g.k * w * some + 1), [&](Index begin, Index end) {
+            for (Index x = begin; x < end; ++x) {
+              const Index i = x / each_b, p0 = x % each_b * some;
+              const Index p1 = p0 + some < all ? p0 + some : all, step = some > 1 ? 64 : g.k;
+              for (Index k0 = 0; k0 < g.k; k0 += step)
+                for (Index p = p0; p < p1; ++p) {
+                  const Index width = p < panels.wide ? w : l;
+                  const Index j = p < panels.wide ? p * w : panels.wide * w + (p - panels.wide) * l;
+                  pack_panel(g.b.data + (start + i) * g.step_b + k0 * g.b.row + j * g.b.col,
+                             g.b.row, g.b.col, g.k - k0 < step ? g.k - k0 : step,
+                             g.n - j < width ? g.n - j : width, width,
+                             scratch_b.data() + i * size_b + j * g.k + k0 * width);
+                }
+            }
+          });
     }
     if (pack_a && (start == 0 || batch_a > 1)) {
       // Eight strips together: where rows are adjacent in memory they share cache lines.
