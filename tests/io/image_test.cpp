@@ -96,6 +96,7 @@ TEST_CASE("image: cut off at any length it is an error that names the file") {
 }
 
 TEST_CASE("image: damaged bytes, great claims and other formats are refused") {
+  const long before = scratch::peak_mib();
   std::string p = read_file(fixture("rgb.png"));
   std::string damaged = p;
   damaged[p.size() - 30] ^= 0x20;  // inside the pixels: the checksum no longer fits
@@ -122,6 +123,7 @@ TEST_CASE("image: damaged bytes, great claims and other formats are refused") {
   for (std::size_t i = j.size() / 2; i < j.size() - 4; i += 3)
     bits[i] = static_cast<char>(bits[i] ^ 0x55);
   CHECK(message_of([&] { jpeg(bits); }) != "");
+  CHECK(scratch::peak_mib() - before < 64);
   scratch::Dir dir;
   write_file(dir / "x.png", "GIF89a");
   CHECK(contains(message_of([&] { read_image(dir / "x.png"); }), "neither PNG nor JPEG"));

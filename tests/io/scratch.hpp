@@ -58,6 +58,13 @@ struct FullDisk {
   ~FullDisk() { setrlimit(RLIMIT_FSIZE, &old); }
 };
 
+/// The most memory that this process has held so far, in MiB.
+inline long peak_mib() {
+  rusage u;
+  getrusage(RUSAGE_SELF, &u);
+  return u.ru_maxrss / 1024;
+}
+
 /// The message of the error that f throws; "" when it throws none.
 template <class F>
 std::string message_of(F&& f) {
