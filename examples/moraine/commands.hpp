@@ -40,16 +40,21 @@ struct TrainOptions : CommonOptions {
   std::string config, output;
 };
 struct PredictOptions : CommonOptions {
-  std::string model, input, output, routing;
-  double offset = 0;
+  std::string model, input, output, routing, preview, trunks;
+  std::string bands, wavelengths, widths;  ///< of the scene, "a,b,c"
+  std::string offset, scale, nodata;       ///< numbers; empty: as the file or the model says
+  long long overlap = -1;                  ///< pixels; -1: a quarter of the window
 };
 struct EvalOptions : CommonOptions {
-  std::string prediction, labels, output;
+  std::string prediction, labels, output, classes, ignore;
 };
 struct DemoOptions : CommonOptions {
   std::string output;
+  std::string models;  ///< folder of the trunks; empty: those of the project
   bool full = false;
   int seeds = 1;
+  long long steps = 0;    ///< 0: those of the recipe
+  long long size = 4096;  ///< of the large scene, pixels a side
 };
 struct PretrainOptions : CommonOptions {
   std::string trunk, output;

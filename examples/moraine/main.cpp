@@ -62,7 +62,17 @@ int other_main(int argc, char** argv) {
     s->add_option("--input", predict.input, "The scene, a GeoTIFF")->required();
     s->add_option("--output", predict.output, "The map, a GeoTIFF")->required();
     s->add_option("--routing", predict.routing, "Which expert handled which place, a GeoTIFF");
-    s->add_option("--offset", predict.offset, "Added to every pixel before anything else");
+    s->add_option("--preview", predict.preview, "A picture of the map with its legend, PNG");
+    s->add_option("--offset", predict.offset,
+                  "Added to every stored value first: -1000 for new Sentinel-2");
+    s->add_option("--scale", predict.scale, "Then multiplied to give reflectance");
+    s->add_option("--nodata", predict.nodata, "Stored value that means no measurement");
+    s->add_option("--bands", predict.bands, "Names of the scene's bands: blue,green,red,nir");
+    s->add_option("--wavelengths", predict.wavelengths, "Their centres in nm: 490,560,665,833");
+    s->add_option("--widths", predict.widths, "Their full widths at half maximum in nm");
+    s->add_option("--overlap", predict.overlap, "Pixels that neighbouring windows share")
+        ->check(CLI::Range(0, 4096));
+    s->add_option("--trunks", predict.trunks, "Folder of the trunks, where they have moved");
     add_common(s, predict);
   }
   EvalOptions eval;
@@ -70,6 +80,8 @@ int other_main(int argc, char** argv) {
     s->add_option("--prediction", eval.prediction, "The map")->required();
     s->add_option("--labels", eval.labels, "The labels, on the same grid")->required();
     s->add_option("--output", eval.output, "The metrics, a JSON file")->required();
+    s->add_option("--classes", eval.classes, "A run's configuration, for maps made elsewhere");
+    s->add_option("--ignore", eval.ignore, "Further label values that do not count: 0,255");
     add_common(s, eval);
   }
   // For the help text only: both are answered before CLI11 sees them.
@@ -82,6 +94,11 @@ int other_main(int argc, char** argv) {
     s->add_option("--output", demo.output, "The folder of the results")->required();
     s->add_flag("--full", demo.full, "Every row of the table");
     s->add_option("--seeds", demo.seeds, "How many seeds")->check(CLI::Range(1, 100));
+    s->add_option("--models", demo.models, "Folder of the two trunks");
+    s->add_option("--steps", demo.steps, "Training steps of every method")
+        ->check(CLI::Range(1, 100000));
+    s->add_option("--size", demo.size, "Side of the large scene, pixels")
+        ->check(CLI::Range(128, 32768));
     add_common(s, demo);
   }
   PretrainOptions pretrain;
@@ -91,7 +108,8 @@ int other_main(int argc, char** argv) {
         ->required()
         ->check(CLI::IsMember({"vision", "depth"}));
     s->add_option("--output", pretrain.output, "The folder of the models")->required();
-    s->add_option("--steps", pretrain.steps, "Steps of the whole run")->check(CLI::Range(1, 10000000));
+    s->add_option("--steps", pretrain.steps, "Steps of the whole run")
+        ->check(CLI::Range(1, 10000000));
     add_common(s, pretrain);
   }
   DoctorOptions doctor;

@@ -17,6 +17,8 @@ struct Progress {
   virtual void at(Index done, Index total, const std::string& text) {
     (void)done, (void)total, (void)text;
   }
+  /// True: end after this step, with a checkpoint.
+  virtual bool stop() { return false; }
 };
 
-}  // namespace MORAINE_API
+}  // namespace moraine
