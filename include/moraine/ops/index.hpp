@@ -216,16 +216,18 @@ template <class T>
 void Take<T>::cpu(const Take& k) {
   const Index grain = 1 + (1 << 14) / (k.inner + 1);
   parallel_for(k.outer * k.count, grain, [&](Index b, Index e) {
+    Index o = b / k.count, j = b % k.count;
     for (Index r = b; r < e; ++r) {
-      const T* x = k.x + (r / k.count) * k.size * k.inner;
+      const T* x = k.x + o * k.size * k.inner;
       T* y = k.y + r * k.inner;
       if (k.shared) {
-        const T* row = x + k.p[r % k.count] * k.inner;
+        const T* row = x + k.p[j] * k.inner;
         for (Index i = 0; i < k.inner; ++i) y[i] = row[i];
       } else {
         const std::int64_t* p = k.p + r * k.inner;
         for (Index i = 0; i < k.inner; ++i) y[i] = x[p[i] * k.inner + i];
       }
+      if (++j == k.count) j = 0, ++o;
     }
   });
 }
@@ -256,4 +258,4 @@ MORAINE_INSTANTIATE(Take)
 MORAINE_INSTANTIATE(Put)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine
