@@ -38,8 +38,17 @@ int guarded(const char* begin, int failed, F&& f) {
   } catch (const std::exception& e) {
     line = std::string("failed; ") + e.what();
   }
-  if (begin && line.rfind(std::string(begin) + ": ", 0) != 0)
-    line = std::string(begin) + ": " + line;
+  if (begin) {
+    if (line.rfind(std::string(begin) + ": ", 0) != 0) line = std::string(begin) + ": " + line;
+    // `what; names`: a library message without numbers has only a hint, or neither.
+    if (line.find("; ") == std::string::npos) {
+      const std::size_t hint = line.find(" -> ");
+      if (hint == std::string::npos)
+        line += "; no output was written";
+      else
+        line.replace(hint, 4, "; ");
+    }
+  }
   std::fprintf(stderr, "%s\n", one_line(line).c_str());
   return failed;
 }

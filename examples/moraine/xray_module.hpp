@@ -64,24 +64,27 @@ struct Run {
   }
 
   bool has_input(const std::string& name) const { return inputs.count(name) != 0; }
-  /// The shape of an input; an error unless it is there and has `rank` axes.
-  Shape input_shape(const std::string& name, int rank) const {
+  const AnyTensor& find_input(const std::string& name) const {
     const auto at = inputs.find(name);
     if (at == inputs.end())
       fail(ErrorKind::key, "xray: input " + name + " is missing; the file holds " +
                                std::to_string(inputs.size()) + " tensors");
-    if (at->second.shape.rank != rank)
-      fail(ErrorKind::shape, "xray: input " + name + " has shape " + str(at->second.shape) +
-                                 "; it needs " + std::to_string(rank) + " axes");
-    return at->second.shape;
+    return at->second;
+  }
+  /// The shape of an input; an error unless it is there and has `rank` axes.
+  Shape input_shape(const std::string& name, int rank) const {
+    const Shape s = find_input(name).shape;
+    if (s.rank != rank)
+      fail(ErrorKind::shape, "xray: input " + name + " has shape " + str(s) + "; it needs " +
+                                 std::to_string(rank) + " axes");
+    return s;
   }
   /// A floating input of this shape, in T. It gets a gradient unless `fixed`.
   Tensor<T> input(const std::string& name, const Shape& shape, bool fixed = false) {
-    const Shape found = input_shape(name, shape.rank);
-    const AnyTensor& t = inputs.at(name);
-    if (found != shape)
+    const AnyTensor& t = find_input(name);
+    if (t.shape != shape)
       fail(ErrorKind::shape, "xray: input " + name + " has another shape; expected " + str(shape) +
-                                 ", found " + str(found));
+                                 ", found " + str(t.shape));
     if (!is_float(t.dtype))
       fail(ErrorKind::dtype,
            "xray: input " + name + " is not of a floating type; it is " + name_of(t.dtype));

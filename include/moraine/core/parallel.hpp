@@ -223,4 +223,4 @@ void parallel_for(Index n, Index grain, F&& f) {
       const_cast<void*>(static_cast<const void*>(&f)));
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

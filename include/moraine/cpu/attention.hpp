@@ -496,4 +496,4 @@ MORAINE_INLINE void attention_backward(const AttentionBackward<double>& a) {
 #endif  // MORAINE_BODIES
 
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -17,4 +17,4 @@ inline void axpy(Index n, T a, const T* __restrict x, T* __restrict y) {
 }
 
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -302,4 +302,4 @@ MORAINE_INLINE void gemm<double>(const Gemm<double>& g) {
 #endif
 
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

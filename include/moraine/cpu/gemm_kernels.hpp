@@ -170,4 +170,4 @@ MORAINE_INLINE const GemmKernels& gemm_kernels() {
 #endif
 
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

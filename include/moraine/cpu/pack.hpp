@@ -185,4 +185,4 @@ inline std::shared_ptr<const PackedWeight<double>> pack_weight_backward(const do
 }
 
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -288,4 +288,4 @@ MORAINE_INLINE const RowKernels& row_kernels() {
 #endif
 
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -332,4 +332,4 @@ inline void adamw(const AdamW& o, Index n, double* p, const double* g, double* m
 }
 
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -275,4 +275,4 @@ MORAINE_FLATTEN void activate_grad(Activation act, typename L::F& x) {
 
 }  // namespace simd
 }  // namespace cpu
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -32,4 +32,4 @@ struct LinearHead {
   void visit(Visitor<T>& v) { v("linear", linear); }
 };
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -337,4 +337,4 @@ inline void write_file(const std::string& path, std::string_view bytes) {
   f.commit();
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

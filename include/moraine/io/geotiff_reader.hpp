@@ -497,4 +497,4 @@ inline void GeoTiffReader::decode(std::uint32_t index, Block& to) {
           " -> is the file complete?");
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -270,4 +270,4 @@ inline void GeoTiffWriter::finish() {
   handle_->out->commit();
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

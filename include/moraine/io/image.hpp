@@ -283,4 +283,4 @@ inline Image read_image(const std::string& path, const ImageOptions& options = {
                               std::to_string(file->size()) + " bytes -> convert it");
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -557,4 +557,4 @@ inline void write_json(const std::string& path, const Json& j, JsonStyle style =
   write_file(path, json_text(j, style) + "\n");
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

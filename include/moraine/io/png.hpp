@@ -70,4 +70,4 @@ inline void write_png(const std::string& path, const AnyTensor& picture) {
   write_file(path, png_bytes(picture));
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

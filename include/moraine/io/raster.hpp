@@ -288,4 +288,4 @@ inline GeoTags shifted(GeoTags tags, Index x, Index y) {
   return tags;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -97,4 +97,4 @@ inline FileKind recognise(const std::string& path) {
   return recognise({head, n}, size);
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

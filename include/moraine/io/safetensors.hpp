@@ -538,4 +538,4 @@ inline SafetensorsFile read_sharded(const std::string& path,
   return all;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -184,4 +184,4 @@ class TiffHandle {
 };
 
 }  // namespace detail
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -191,4 +191,4 @@ Tensor<T> self_attention(const Tensor<T>& qkv, Index heads, const AttentionOptio
 }
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

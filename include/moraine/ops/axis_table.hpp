@@ -147,4 +147,4 @@ void ApplyTable<T>::cpu(const ApplyTable& k) {
 MORAINE_INSTANTIATE(ApplyTable)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -244,4 +244,4 @@ MORAINE_INSTANTIATE(BatchNorm)
 MORAINE_INSTANTIATE(BatchNormGrad)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -148,4 +148,4 @@ void Where<T>::cpu(const Where& k) {
 MORAINE_INSTANTIATE(Where)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

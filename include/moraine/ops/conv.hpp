@@ -399,4 +399,4 @@ MORAINE_INSTANTIATE(Conv2dGradInput)
 MORAINE_INSTANTIATE(Conv2dGradWeight)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

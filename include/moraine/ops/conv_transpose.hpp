@@ -95,4 +95,4 @@ Tensor<T> conv_transpose2d(const Tensor<T>& x, const Tensor<T>& weight, const Te
 }
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -197,4 +197,4 @@ MORAINE_INSTANTIATE(CrossEntropy)
 MORAINE_INSTANTIATE(CrossEntropyGrad)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -42,4 +42,4 @@ Tensor<T> dice(const Tensor<T>& x, const Tensor<T>& t, const DiceOptions<T>& o =
                                                               : mean(loss);
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -86,4 +86,4 @@ void Drop<T>::cpu(const Drop& k) {
 MORAINE_INSTANTIATE(Drop)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

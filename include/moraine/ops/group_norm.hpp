@@ -29,4 +29,4 @@ Tensor<T> group_norm(const Tensor<T>& x, Index groups, const Tensor<T>& weight =
   return bias.defined() ? add(y, reshape(bias, channel)) : y;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -101,4 +101,4 @@ MORAINE_INSTANTIATE(LogSumExp)
 MORAINE_INSTANTIATE(LogSumExpGrad)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

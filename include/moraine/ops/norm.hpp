@@ -112,4 +112,4 @@ MORAINE_INSTANTIATE(LayerNorm_)
 MORAINE_INSTANTIATE(LayerNormGrad)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -51,4 +51,4 @@ MORAINE_INSTANTIATE(AdamWStep)
 MORAINE_INSTANTIATE(SumOfSquares)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

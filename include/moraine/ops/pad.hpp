@@ -87,4 +87,4 @@ Tensor<T> pad(const Tensor<T>& x, const std::vector<Padding>& padding, const Pad
   return y;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

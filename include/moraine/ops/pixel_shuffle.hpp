@@ -107,4 +107,4 @@ Tensor<T> pixel_unshuffle(const Tensor<T>& x, Index r) {
                 [r](const Tensor<T>& dy) { return Grads<T>{pixel_shuffle(dy, r)}; });
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -293,4 +293,4 @@ void PointwiseLossGrad<F, T>::cpu(const PointwiseLossGrad& k) {
 }
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

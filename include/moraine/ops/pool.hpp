@@ -175,4 +175,4 @@ MORAINE_INSTANTIATE(MaxPool)
 MORAINE_INSTANTIATE(MaxPoolGrad)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -295,4 +295,4 @@ MORAINE_INSTANTIATE(Scaled)
 MORAINE_INSTANTIATE(Extremum)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

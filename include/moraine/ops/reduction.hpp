@@ -36,4 +36,4 @@ A ordered_sum(const A* v, Index n) {
   return ordered_total<A>(0, n, [v](Index i) { return v[i]; });
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -199,4 +199,4 @@ Tensor<T> resize_axis(const Tensor<T>& x, int axis, Index out, const AxisResize&
 }
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

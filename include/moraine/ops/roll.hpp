@@ -38,4 +38,4 @@ Tensor<T> flip(const Tensor<T>& x, const std::vector<int>& axes) {
   return y;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

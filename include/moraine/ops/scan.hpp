@@ -62,4 +62,4 @@ void Cumsum<T>::cpu(const Cumsum& k) {
 MORAINE_INSTANTIATE(Cumsum)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -125,4 +125,4 @@ MORAINE_CUDA_KERNEL(SoftmaxGrad, float, softmax_grad_cuda)
 MORAINE_CUDA_KERNEL(SoftmaxGrad, double, softmax_grad_cuda)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

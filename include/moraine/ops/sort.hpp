@@ -121,4 +121,4 @@ void Order<T>::cpu(const Order& k) {
 MORAINE_INSTANTIATE(Order)
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -239,4 +239,4 @@ bool bind_unary() {
 }  // namespace
 #endif
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -39,4 +39,4 @@ inline Index windows(const char* op, Index size, Index kernel, Index stride, Ind
   return (room - reach) / stride + 1;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

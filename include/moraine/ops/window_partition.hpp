@@ -47,4 +47,4 @@ Tensor<T> window_unpartition(const Tensor<T>& windows, Index height, Index width
   return y;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

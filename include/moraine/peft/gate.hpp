@@ -128,4 +128,4 @@ Tensor<T> cv_squared(const Tensor<T>& a) {
   return div(var, square(m) + T(1e-10));
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

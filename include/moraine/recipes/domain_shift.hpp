@@ -125,4 +125,4 @@ inline Confusion evaluate(Segmenter<float>& model, const std::vector<data::Sampl
   return c;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -321,4 +321,4 @@ inline LoadedModel read_model(const std::string& where, const std::string& trunk
   return m;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

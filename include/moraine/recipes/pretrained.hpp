@@ -127,4 +127,4 @@ ViT<T> load_dinov2(const Pretrained& p) {
   return vit;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -154,4 +154,4 @@ inline Rgb expert_colour(Index e) {
   return colours[static_cast<std::size_t>(e % 12)];
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -455,4 +455,4 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
   return report;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

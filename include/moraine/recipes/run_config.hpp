@@ -259,4 +259,4 @@ inline SegmenterConfig segmenter_from_json(const Json& j, Index classes, std::ui
   return c;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

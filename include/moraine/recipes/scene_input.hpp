@@ -175,4 +175,4 @@ inline SceneRows read_scene_rows(GeoTiffReader& scene, const SceneInput& in, Ind
   return to_reflectance(in, scene.read_float({0, first, scene.info().width, n}, in.used));
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -142,4 +142,4 @@ class SegmentationTrainer {
   AdamW<T> optimizer_;
 };
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -194,4 +194,4 @@ struct Segmenter {
   }
 };
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -13,7 +13,7 @@ inline const char* name_of(SmallTrunk kind) {
   return kind == SmallTrunk::vision ? "vision" : "depth";
 }
 
-/// Writes a trunk, rounded to half precision. `how` joins the metadata (steps, seed, losses).
+/// Writes a trunk, rounded to half precision; read_trunk() of recipes/model_card.hpp reads it. `how` joins the metadata (steps, seed, losses).
 inline void save_small_trunk(const std::string& path, ViT<float>& trunk, SmallTrunk kind,
                              const std::map<std::string, std::string>& how) {
   TensorMap half;
@@ -40,17 +40,4 @@ inline void save_small_trunk(const std::string& path, ViT<float>& trunk, SmallTr
   write_safetensors(path, half, card);
 }
 
-/// A trunk from such a file, in single precision. Throws when the file holds another kind.
-inline ViT<float> load_small_trunk(const std::string& path, SmallTrunk kind) {
-  const SafetensorsFile file = read_safetensors(path);
-  const auto it = file.metadata.find("kind");
-  if (it == file.metadata.end() || it->second != name_of(kind))
-    fail(ErrorKind::format, "small trunk: " + path + " is no " + name_of(kind) +
-                                " trunk -> examples/moraine/models/" + name_of(kind) +
-                                ".safetensors");
-  ViT<float> trunk(small_trunk_config(kind == SmallTrunk::vision ? 4 : 3));
-  load<float>(trunk, file.tensors, {.may_share = false, .what = "small trunk"});
-  return trunk;
-}
-
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -254,4 +254,4 @@ class Pretraining {
   std::unique_ptr<AdamW<T>> optimizer_;
 };
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -107,4 +107,4 @@ class Confusion {
   std::int64_t ignored_ = 0, unknown_ = 0;
 };
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -126,4 +126,4 @@ double clip_grad_norm(AdamW<T>& optimizer, double max) {
   return norm;
 }
 
-}  // namespace MORAINE_API
+}  // namespace moraine

@@ -34,4 +34,4 @@ struct Schedule {
   }
 };
 
-}  // namespace MORAINE_API
+}  // namespace moraine

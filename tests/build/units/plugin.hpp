@@ -9,4 +9,4 @@ struct Doubled {
   int* y;
   static void cpu(const Doubled& k) { *k.y = 2 * k.x; }
 };
-}  // namespace MORAINE_API
+}  // namespace moraine
