@@ -121,6 +121,12 @@ int other_main(int argc, char** argv) {
   } catch (const CLI::Success& e) {  // --help, --version
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
+    const std::string first = argc > 1 ? argv[1] : "-";
+    if (first.empty() || (first[0] != '-' && !app.get_subcommand_no_throw(first))) {
+      std::fprintf(stderr, "moraine: unknown command %s; moraine --help lists what there is\n",
+                   moraine::quoted(first).c_str());
+      return 1;
+    }
     std::fprintf(stderr, "moraine: %s; moraine --help lists what there is\n",
                  one_line(e.what()).c_str());
     return 1;
