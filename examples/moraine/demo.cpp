@@ -2,6 +2,7 @@
 // nobody labelled, print the table, then draw the map of one large unseen scene and show which
 // expert handled which patch.
 #include "demo.hpp"
+#include "long_work.hpp"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,25 +26,6 @@ namespace {
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-
-/// One line that is overwritten on a terminal, and written now and then elsewhere.
-class Line {
- public:
-  void show(const std::string& text, bool last = false) {
-    const double now = seconds();
-    if (terminal_) {
-      std::fprintf(stderr, "\r\033[K%s%s", text.c_str(), last ? "\n" : "");
-    } else if (last || now - shown_ > 15) {
-      std::fprintf(stderr, "%s\n", text.c_str());
-      shown_ = now;
-    }
-    std::fflush(stderr);
-  }
-
- private:
-  bool terminal_ = isatty(2);
-  double shown_ = 0;
-};
 
 std::string fixed(double v, int digits) {
   char text[32];
@@ -79,7 +61,7 @@ std::unique_ptr<Segmenter<float>> train_method(const ShiftMethod& method, const 
                                                std::uint64_t seed,
                                                const std::vector<data::Sample>& tiles,
                                                const ShiftOptions& o, MethodRun& run) {
-  Line line;
+  Terminal line("demo");
   SegmenterConfig config = method.config;
   config.seed = seed;
   auto net = std::make_unique<Segmenter<float>>(config, read_trunk(trunks.vision),
@@ -93,10 +75,10 @@ std::unique_ptr<Segmenter<float>> train_method(const ShiftMethod& method, const 
         trainer.step(b.pixels, b.labels, "source tiles of step " + std::to_string(i));
     run.loss.push_back(l.cross_entropy);
     run.balance.push_back(l.balance);
-    line.show(std::string("  ") + method.title + ", seed " + std::to_string(seed) + ": step " +
-                  std::to_string(i + 1) + " of " + std::to_string(o.training.steps) + ", loss " +
-                  fixed(l.cross_entropy, 3),
-              false);
+    line.at(i + 1, o.training.steps,
+            std::string(method.title) + ", seed " + std::to_string(seed) + ", loss " +
+                fixed(l.cross_entropy, 3));
+    if (line.stop()) fail(ErrorKind::value, "demo: stopped; nothing of this run is kept");
   }
   run.seconds = seconds() - start;
   return net;
@@ -139,7 +121,6 @@ int run_demo(const DemoOptions& o) {
       row.runs.push_back(std::move(run));
       if (std::string(method.key) == "spectralmoe" && s == 0) shown = std::move(net);
     }
-    Line().show("", true);
     std::printf("%-28s %7lld", method.title, static_cast<long long>(row.runs[0].trained));
     std::vector<double> targets, took;
     for (std::size_t d = 0; d < test.size(); ++d) {
