@@ -122,7 +122,9 @@ int other_main(int argc, char** argv) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
     const std::string first = argc > 1 ? argv[1] : "-";
-    if (first.empty() || (first[0] != '-' && !app.get_subcommand_no_throw(first))) {
+    bool known = false;
+    for (const CLI::App* sub : app.get_subcommands({})) known |= sub->get_name() == first;
+    if (first.empty() || (first[0] != '-' && !known)) {
       std::fprintf(stderr, "moraine: unknown command %s; moraine --help lists what there is\n",
                    moraine::quoted(first).c_str());
       return 1;
