@@ -107,13 +107,34 @@ MORAINE_FLATTEN void finish(const TileEpilogue& e, ActivationFunction* act, floa
     }
 }
 
-template <class L>
-MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* y) {
+/// y = f(x), in place on a vector; one loop for each f, so that its constants stay in registers.
+template <class L, class F>
+MORAINE_FLATTEN void map(const float* x, Index n, float* y, F f) {
   for (Index j = 0; j < n; j += L::width) {
     typename L::F v;
     load<L>(v, x + j, n - j);
-    activate<L>(act, v);
+    f(v);
     store<L>(y + j, v, n - j);
+  }
+}
+
+template <class L>
+MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* y) {
+  using F = typename L::F;
+  switch (act) {
+    case Activation::gelu:
+      return map<L>(x, n, y, [](F& v) { gelu<L>(v); });
+    case Activation::gelu_tanh:
+      return map<L>(x, n, y, [](F& v) { gelu_tanh<L>(v); });
+    case Activation::relu:
+      return map<L>(x, n, y, [](F& v) { v = v < 0.0f ? F{} : v; });
+    case Activation::silu:
+    case Activation::quick_gelu: {
+      const float c = act == Activation::silu ? 1.0f : 1.702f;
+      return map<L>(x, n, y, [c](F& v) { swish<L>(v, c); });
+    }
+    case Activation::none:
+      return map<L>(x, n, y, [](F&) {});
   }
 }
 

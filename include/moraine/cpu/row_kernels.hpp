@@ -141,7 +141,7 @@ MORAINE_FLATTEN void softmax(bool log, const float* x, Index n, float* y) {
   const float total = sum_row<L>(n, [&](Index j, Index left, F& e) {
     load<L>(e, x + j, left, none);
     e -= top;
-    exp<L>(e);
+    exp<L, false>(e);
     if (!log) store<L>(y + j, e, left);
   });
   const float shift = log ? std::log(total) : 0.0f, scale = 1.0f / total;
@@ -175,16 +175,37 @@ MORAINE_FLATTEN void softmax_dx(bool log, const float* y, const float* dy, Index
   }
 }
 
-template <class L>
-MORAINE_FLATTEN void activation_dx(Activation act, const float* x, const float* dy, Index n,
-                                   float* dx) {
+/// dx = dy f(x).
+template <class L, class F>
+MORAINE_FLATTEN void map_dx(const float* x, const float* dy, Index n, float* dx, F f) {
   for (Index j = 0; j < n; j += L::width) {
     typename L::F v, g;
     load<L>(v, x + j, n - j);
-    activate_grad<L>(act, v);
+    f(v);
     load<L>(g, dy + j, n - j);
     v *= g;
     store<L>(dx + j, v, n - j);
+  }
+}
+
+template <class L>
+MORAINE_FLATTEN void activation_dx(Activation act, const float* x, const float* dy, Index n,
+                                   float* dx) {
+  using F = typename L::F;
+  switch (act) {
+    case Activation::gelu:
+      return map_dx<L>(x, dy, n, dx, [](F& v) { gelu_grad<L>(v); });
+    case Activation::gelu_tanh:
+      return map_dx<L>(x, dy, n, dx, [](F& v) { gelu_tanh_grad<L>(v); });
+    case Activation::relu:
+      return map_dx<L>(x, dy, n, dx, [](F& v) { v = v > 0.0f ? F{} + 1.0f : F{}; });
+    case Activation::silu:
+    case Activation::quick_gelu: {
+      const float c = act == Activation::silu ? 1.0f : 1.702f;
+      return map_dx<L>(x, dy, n, dx, [c](F& v) { swish_grad<L>(v, c); });
+    }
+    case Activation::none:
+      return map_dx<L>(x, dy, n, dx, [](F& v) { v = F{} + 1.0f; });
   }
 }
 
@@ -219,11 +240,8 @@ MORAINE_FLATTEN void adamw(const float* f, Index n, float* p, const float* g, fl
     load<L>(d, v + j, left);
     c = c * f[1] + b * f[2];
     d = d * f[3] + b * b * f[4];
-    float each[L::width];
-    L::store(each, d);
-    for (float& r : each) r = std::sqrt(r);
-    F root;
-    L::load(root, each);
+    F root = d;
+    sqrt<L>(root);
     a = a * f[0] - c * f[5] / (root * f[6] + f[7]);
     store<L>(p + j, a, left);
     store<L>(m + j, c, left);
