@@ -35,19 +35,19 @@ inline bool is_built() {
   return false;
 }
 
-inline Result run(const std::string& name, const Words& words) {
+inline Result run_file(const std::string& file, const Words& words) {
   const scratch::Dir dir;
-  const std::string out = dir / "out", err = dir / "err", self = path_of(name);
+  const std::string out = dir / "out", err = dir / "err";
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
     const int o = open(out.c_str(), O_WRONLY | O_CREAT, 0600);
     const int e = open(err.c_str(), O_WRONLY | O_CREAT, 0600);
     dup2(o, 1), dup2(e, 2);
-    std::vector<char*> argv{const_cast<char*>(self.c_str())};
+    std::vector<char*> argv{const_cast<char*>(file.c_str())};
     for (const std::string& w : words) argv.push_back(const_cast<char*>(w.c_str()));
     argv.push_back(nullptr);
-    execv(self.c_str(), argv.data());
+    execv(file.c_str(), argv.data());
     _exit(127);
   }
   int how = 0;
@@ -58,6 +58,10 @@ inline Result run(const std::string& name, const Words& words) {
   r.err = moraine::read_file(err);
   return r;
 }
+inline Result run(const std::string& name, const Words& words) {
+  return run_file(path_of(name), words);
+}
+inline Result run_shell(const std::string& command) { return run_file("/bin/sh", {"-c", command}); }
 
 inline bool is_one_line(const std::string& s) { return !s.empty() && s.find('\n') == s.size() - 1; }
 
