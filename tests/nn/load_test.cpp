@@ -1,0 +1,122 @@
+// Modules and their seams: paths, globs, load and save, slots, bfloat16 products.
+#include <doctest/doctest.h>
+
+#include <moraine/autograd/backward.hpp>
+#include <moraine/nn/bf16.hpp>
+#include <moraine/nn/block.hpp>
+#include <moraine/nn/load.hpp>
+#include <moraine/ops/reduce.hpp>
+
+#include "fixtures.hpp"
+
+using namespace moraine;
+
+namespace {
+Block<float> block(Ffn ffn = Ffn::mlp) {
+  Block<float> b({.width = 8, .heads = 2, .hidden = 12, .ffn = ffn, .layer_scale = true});
+  float v = 0;
+  for (Named<float>& p : parameters<float>(b))
+    for (Index i = 0; i < p.tensor->numel(); ++i) p.tensor->data()[i] = 0.3f * std::sin(v += 0.71f);
+  return b;
+}
+Tensor<float> input() {
+  Tensor<float> x = Tensor<float>::empty({1, 3, 8});
+  for (Index i = 0; i < x.numel(); ++i) x.data()[i] = std::sin(0.9f * static_cast<float>(i));
+  return x;
+}
+std::vector<std::string> keys(const std::string& path) {
+  if (path == "attn.qkv.weight" || path == "attn.qkv.bias") {
+    const std::string end = path.substr(8);
+    return {"q" + end, "k" + end, "v" + end};
+  }
+  return {path};
+}
+}  // namespace
+
+TEST_CASE("nn: paths of a block, and globs over them") {
+  Block<float> b = block();
+  std::string all;
+  for (const Named<float>& p : parameters<float>(b)) all += p.name + ' ';
+  CHECK(
+      all ==
+      "norm1.weight norm1.bias attn.qkv.weight attn.qkv.bias attn.proj.weight attn.proj.bias "
+      "ls1.gamma "
+      "norm2.weight norm2.bias mlp.fc1.weight mlp.fc1.bias mlp.fc2.weight mlp.fc2.bias ls2.gamma ");
+  CHECK(matches("blocks.*.attn.qkv", "blocks.11.attn.qkv"));
+  CHECK_FALSE(matches("blocks.*.qkv", "blocks.11.attn.qkv"));
+  CHECK(matches("**.qkv", "blocks.11.attn.qkv"));
+  CHECK_FALSE(matches("blocks", "blocks.1"));
+  CHECK(require_grad<float>(b, "attn.**") == 8 * 24 + 24 + 64 + 8);
+  CHECK(count_parameters<float>(b, true) == 8 * 24 + 24 + 64 + 8);
+  freeze<float>(b);
+  CHECK(count_parameters<float>(b, true) == 0);
+}
+
+TEST_CASE("nn: load is the inverse of save, fused rows and prefixes included") {
+  Block<float> from = block(), to({.width = 8, .heads = 2, .hidden = 12, .layer_scale = true});
+  const LoadOptions o{.ignored = {"extra.*"}, .keys_of = keys, .prefix = "model."};
+  TensorMap map = save<float>(from, o);
+  CHECK(map.count("model.q.weight") == 1);
+  CHECK(map.at("model.k.bias").shape == Shape{8});
+  map.emplace("extra.note", Tensor<float>::ones({1}));
+  const LoadReport report = load<float>(to, map, o);
+  CHECK(report.ignored == std::vector<std::string>{"extra.note"});
+  CHECK(to(input()).values() == from(input()).values());
+}
+
+TEST_CASE("nn: load says everything that does not fit, and changes nothing") {
+  Block<float> b = block();
+  const std::vector<float> before = b(input()).values();
+  TensorMap map = save<float>(b);
+  map.erase("ls1.gamma");
+  map["norm1.bias"] = Tensor<float>::ones({9});
+  map["norm2.bias"] = Tensor<std::int64_t>::ones({8});
+  map["stranger"] = Tensor<float>::ones({1});
+  map["norm1.weight"] = Tensor<float>::ones({8});
+  CHECK(scratch::message_of([&] { load<float>(b, map); }) ==
+        "load: the weights do not fit the model; 1 missing: ls1.gamma; 1 of another shape: "
+        "norm1.bias "
+        "(expected (8), found (9)); 1 not of a floating type: norm2.bias (I64); 1 unexpected: "
+        "stranger");
+  CHECK(b(input()).values() == before);
+}
+
+TEST_CASE("nn: packed weights change no bit, and a replaced weight is noticed") {
+  Block<float> b = block();
+  const std::vector<float> plain = b(input()).values();
+  prepare<float>(b);
+  const std::vector<float> packed = b(input()).values();
+  double worst = 0;
+  for (std::size_t i = 0; i < plain.size(); ++i)
+    worst = std::max(worst, std::abs(static_cast<double>(plain[i]) - packed[i]));
+  CHECK(worst == 0);
+  TensorMap map = save<float>(b);
+  map["mlp.fc1.weight"] = Tensor<float>::zeros({12, 8});
+  load<float>(b, map);
+  Block<float> fresh = block();
+  load<float>(fresh, map);
+  CHECK(b(input()).values() == fresh(input()).values());
+  CHECK(b(input()).values() != packed);
+}
+
+TEST_CASE("nn: round_bf16 rounds to nearest, ties to even, and lets the gradient through") {
+  // 1 + 2^-8 lies between 1 and 1 + 2^-7; 1 + 3 * 2^-8 between 1 + 2^-7 and 1 + 2^-6.
+  Tensor<float> x({4}, {1.0f, 1.00390625f, 1.01171875f, -3.14159265f});
+  CHECK(round_bf16(x).values() == std::vector<float>{1.0f, 1.0f, 1.015625f, -3.140625f});
+  x.requires_grad();
+  backward(sum(round_bf16(x)));
+  CHECK(x.grad().values() == std::vector<float>{1, 1, 1, 1});
+}
+
+TEST_CASE("nn: use_bf16 reaches every slot, and stays near") {
+  for (Ffn ffn : {Ffn::mlp, Ffn::swiglu}) {
+    Block<float> exact = block(ffn), rounded = block(ffn);
+    use_bf16<float>(rounded);
+    prepare<float>(rounded);
+    for (const Named<float>& p : parameters<float>(rounded))
+      if (p.tensor->rank() == 2) CHECK(round_bf16(*p.tensor).values() == p.tensor->values());
+    const double d = fixtures::distance(AnyTensor(rounded(input())), AnyTensor(exact(input())));
+    CHECK(d > 1e-6);
+    CHECK(d < 1e-2);
+  }
+}
