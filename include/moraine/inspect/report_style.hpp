@@ -6,7 +6,8 @@ namespace moraine::inspect::detail {
 inline constexpr const char* report_css = R"css(
 :root{color-scheme:light dark;--paper:#fbfbf9;--card:#fff;--ink:#1b1d21;--soft:#555b66;
 --line:#d9dbe0;--accent:#00629b;--tint:#eaf3f9;--mark:#e69f00}
-@media (prefers-color-scheme:dark){:root{--paper:#14161a;--card:#1c1f25;--ink:#eceef2;--soft:#a9b0bc;
+@media (prefers-color-scheme:dark){:root{--paper:#14161a;--card:#1c1f25;--ink:#eceef2;
+--soft:#a9b0bc;
 --line:#363b45;--accent:#6bbdf0;--tint:#1d2b38;--mark:#e69f00}}
 *{box-sizing:border-box}
 html{scroll-padding-top:1rem}
@@ -36,42 +37,52 @@ p{margin:.6rem 0;max-width:46rem}
 border-radius:0 6px 6px 0;max-width:none}
 .how b{display:block;font-size:.94rem;letter-spacing:.02em;color:var(--accent)}
 .how p{margin:.15rem 0;max-width:none}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:1.4rem 0}
-.facts div{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7rem .9rem}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;
+margin:1.4rem 0}
+.facts div{background:var(--card);border:1px solid var(--line);border-radius:8px;
+padding:.7rem .9rem}
 .facts dt{font-size:.94rem;color:var(--soft)}
 .facts dd{margin:0;font-size:1.4rem;font-weight:650;line-height:1.3;overflow-wrap:anywhere}
 figure{margin:0}
-.pictures{display:grid;gap:1.1rem;margin:1rem 0;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr))}
+.pictures{display:grid;gap:1.1rem;margin:1rem 0;grid-template-columns:repeat(auto-fit,
+minmax(15rem,1fr))}
 .pictures img,.stack{width:100%;display:block;border:1px solid var(--line);border-radius:4px;
 image-rendering:pixelated;background-color:#c8c8c8}
 .pictures img{height:auto}
 figcaption{margin-top:.35rem;font-size:1rem;line-height:1.4;color:var(--soft)}
 figcaption b{color:var(--ink)}
-.legend{display:flex;flex-wrap:wrap;gap:.3rem 1.3rem;list-style:none;margin:.9rem 0;padding:0;font-size:1.06rem}
+.legend{display:flex;flex-wrap:wrap;gap:.3rem 1.3rem;list-style:none;margin:.9rem 0;padding:0;
+font-size:1.06rem}
 .legend li{display:flex;align-items:center;gap:.5rem}
 .swatch{display:inline-block;width:1.25rem;height:1.25rem;border-radius:3px;flex:none;
 border:1px solid color-mix(in srgb,var(--ink) 45%,transparent)}
 .note{color:var(--soft)}
 .bar{display:inline-block;width:11rem;height:1.1rem;border-radius:3px;
 border:1px solid color-mix(in srgb,var(--ink) 45%,transparent)}
-.chart,.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px;
+.chart,.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);
+border-radius:8px;
 margin:1rem 0;padding:.9rem}
 .chart svg{display:block;width:100%;min-width:40rem;height:auto}
 table{border-collapse:collapse;width:100%;font-size:1rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.1rem .3rem .6rem}
-th,td{padding:.38rem .6rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:baseline}
-thead th{border-bottom:2px solid var(--ink);vertical-align:bottom;line-height:1.25}
+th,td{padding:.38rem .6rem;text-align:left;border-bottom:1px solid var(--line);
+vertical-align:baseline}
 th.n,td.n{text-align:right;white-space:nowrap}
-tbody th{font-weight:500}
+thead th,thead th.n{border-bottom:2px solid var(--ink);vertical-align:bottom;line-height:1.25;
+white-space:normal}
+tbody th{font-weight:500;white-space:nowrap}
 td.best{font-weight:750}
-td.best::before{content:"\25B8\00A0";color:var(--accent)}
-.spread{color:var(--soft);font-weight:400}
+td.best{color:var(--accent);text-decoration:underline;text-decoration-thickness:2px;
+text-underline-offset:4px}
+.spread{display:block;font-size:.9rem;color:var(--soft);font-weight:400}
+.spread::before{content:"\00B1\2009"}
 details{margin:.7rem 0}
 summary{cursor:pointer;font-weight:600;padding:.3rem 0}
 .findings{padding-left:1.3rem;max-width:48rem}
 .findings li{margin:.35rem 0}
 .controls{display:flex;flex-wrap:wrap;gap:.6rem 1.8rem;align-items:center;background:var(--card);
-border:1px solid var(--line);border-radius:8px;padding:.7rem 1rem;margin:1rem 0;position:sticky;top:0;z-index:3}
+border:1px solid var(--line);border-radius:8px;padding:.7rem 1rem;margin:1rem 0;position:sticky;
+top:0;z-index:3}
 .controls[hidden]{display:none}
 .controls label{display:flex;gap:.6rem;align-items:center}
 .controls input[type=range]{width:13rem;accent-color:var(--accent)}
@@ -79,18 +90,25 @@ border:1px solid var(--line);border-radius:8px;padding:.7rem 1rem;margin:1rem 0;
 .controls output{font-weight:700;min-width:4.5rem}
 .one .layer{display:none}
 .one .layer.now{display:block}
-.stack{position:relative;background-image:var(--scene);background-size:100% 100%;aspect-ratio:var(--ratio)}
-.stack img{position:absolute;inset:0;width:100%;height:100%;image-rendering:pixelated;opacity:var(--blend,1)}
+.stack{position:relative;background-image:var(--scene);background-size:100% 100%;
+aspect-ratio:var(--ratio)}
+.stack img{position:absolute;inset:0;width:100%;height:100%;image-rendering:pixelated;
+opacity:var(--blend,1)}
 .lens .stack{cursor:crosshair}
-.cell{position:absolute;border:3px solid #fff;outline:2px solid #000;pointer-events:none;border-radius:2px}
-.readout{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.6rem 1rem;margin:1rem 0;overflow-x:auto}
+.cell{position:absolute;border:3px solid #fff;outline:2px solid #000;pointer-events:none;
+border-radius:2px}
+.readout{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.6rem 1rem;
+margin:1rem 0;overflow-x:auto}
 .readout table{width:auto}
-.chip{display:inline-block;min-width:1.7rem;text-align:center;border-radius:4px;padding:0 .35rem;font-weight:700;
+.readout td,.readout th{white-space:nowrap}
+.chip{display:inline-block;min-width:1.7rem;text-align:center;border-radius:4px;padding:0 .35rem;
+font-weight:700;
 border:1px solid color-mix(in srgb,var(--ink) 40%,transparent)}
 footer{color:var(--soft);border-top:1px solid var(--line);padding:1rem 0 3rem;font-size:1rem}
 @media (max-width:68rem){.page{grid-template-columns:minmax(0,62rem);gap:0}
 nav{position:static;padding:1.2rem 0 0}nav ol{display:flex;flex-wrap:wrap;border:0;gap:.2rem .4rem}
-nav a{border:1px solid var(--line);border-radius:2rem;padding:.2rem .8rem;margin:0}h1{font-size:2rem}
+nav a{border:1px solid var(--line);border-radius:2rem;padding:.2rem .8rem;margin:0}h1{
+font-size:2rem}
 header{padding-top:1.4rem}}
 @media print{nav,.controls,.readout{display:none}.page{display:block}
 .one .layer{display:block}main>section,figure,.chart{break-inside:avoid}}
@@ -111,7 +129,8 @@ document.querySelectorAll('.layers').forEach(function(box){
   }
   slide.addEventListener('input',function(){all.checked=false;show()});
   all.addEventListener('change',show);
-  if(blend)blend.addEventListener('input',function(){box.style.setProperty('--blend',blend.value/100)});
+  if(blend)blend.addEventListener('input',function(){box.style.setProperty('--blend',
+  blend.value/100)});
   bar.hidden=false;show();
 
   var rows=[].slice.call(box.querySelectorAll('[data-v]'));
@@ -121,7 +140,8 @@ document.querySelectorAll('.layers').forEach(function(box){
   rows.forEach(function(r){var s=atob(r.dataset.v),v=new Uint8Array(s.length);
     for(var i=0;i<s.length;i++)v[i]=s.charCodeAt(i);r.values=v});
   box.classList.add('lens');read.hidden=false;
-  function cell(tag,text,to){var c=document.createElement(tag);c.textContent=text;to.appendChild(c);return c}
+  function cell(tag,text,to){var c=document.createElement(tag);c.textContent=text;
+  to.appendChild(c);return c}
   function look(){
     var streams={},order=[];
     rows.forEach(function(r){var s=r.dataset.stream;if(!streams[s]){streams[s]=[];order.push(s)}
@@ -132,8 +152,10 @@ document.querySelectorAll('.layers').forEach(function(box){
       c.style.left=100*x/w+'%';c.style.top=100*y/h+'%';
       c.style.width='max(12px,'+100/w+'%)';c.style.height='max(12px,'+100/h+'%)';s.appendChild(c)});
     while(read.firstChild)read.removeChild(read.firstChild);
-    cell('b','Patch in row '+y+', column '+x+': its expert in every layer',read);
-    var t=document.createElement('table'),head=document.createElement('tr'),top=document.createElement('thead');
+    cell('b','Patch in row '+y+', column '+x+': its expert in every layer'+
+      ' (p: its probability, H: the entropy)',read);
+    var t=document.createElement('table'),head=document.createElement('tr'),
+    top=document.createElement('thead');
     cell('th','layer',head);
     streams[order[0]].forEach(function(r){cell('th',r.dataset.layer,head)});
     top.appendChild(head);t.appendChild(top);
@@ -145,7 +167,8 @@ document.querySelectorAll('.layers').forEach(function(box){
         if(e===255){td.textContent='\u2013'}else{
           var chip=cell('span',e,td);chip.className='chip';
           chip.style.background=colours[e%colours.length];chip.style.color=inks[e%inks.length];
-          cell('span',' p '+(r.values[n+i]/254).toFixed(2)+', H '+(r.values[2*n+i]/254).toFixed(2),td)}
+          cell('span',
+          ' p '+(r.values[n+i]/254).toFixed(2)+', H '+(r.values[2*n+i]/254).toFixed(2),td)}
         tr.appendChild(td)});
       body.appendChild(tr)});
     read.appendChild(t);

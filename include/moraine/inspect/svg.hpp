@@ -19,6 +19,8 @@ namespace moraine::inspect {
 struct Series {
   std::string name;
   std::vector<double> x, y;
+  Index style = -1;     ///< colour and dashes by number; -1: by position
+  bool dashed = false;  ///< for the control that belongs to the line of the same style
 };
 struct LineChart {
   std::string title, x_label, y_label;
@@ -164,6 +166,9 @@ inline std::string svg(const LineChart& c) {
   out.raw("<text transform=\"translate(" + at + ") rotate(-90)\" text-anchor=\"middle\">" +
           escape(c.y_label) + "</text>\n");
 
+  const auto style = [&](std::size_t k) {
+    return c.series[k].style < 0 ? k : static_cast<std::size_t>(c.series[k].style);
+  };
   struct End {
     double y;
     std::size_t series;
@@ -180,8 +185,8 @@ inline std::string svg(const LineChart& c) {
       if (good) last = py(s.y[i]);
       open = good;
     }
-    const std::string dash = detail::dashes(k);
-    out.raw("<path d=\"" + path + "\" fill=\"none\" stroke=\"" + detail::line_colour(k) +
+    const std::string dash = s.dashed ? "4 6" : s.style >= 0 ? "" : detail::dashes(k);
+    out.raw("<path d=\"" + path + "\" fill=\"none\" stroke=\"" + detail::line_colour(style(k)) +
             "\" stroke-width=\"3\" stroke-linejoin=\"round\"" +
             (dash.empty() ? "" : " stroke-dasharray=\"" + dash + "\"") + "><title>" +
             escape(s.name) + "</title></path>\n");
@@ -189,7 +194,7 @@ inline std::string svg(const LineChart& c) {
       for (std::size_t i = 0; i < s.x.size(); ++i)
         if (std::isfinite(s.x[i]) && std::isfinite(s.y[i]))
           out.raw("<circle cx=\"" + brief(px(s.x[i])) + "\" cy=\"" + brief(py(s.y[i])) +
-                  "\" r=\"4.5\" fill=\"" + detail::line_colour(k) + "\"><title>" +
+                  "\" r=\"4.5\" fill=\"" + detail::line_colour(style(k)) + "\"><title>" +
                   escape(s.name + ": " + brief(s.x[i]) + ", " + fixed(s.y[i], 3)) +
                   "</title></circle>\n");
     if (std::isfinite(last)) ends.push_back({last, k});
@@ -201,7 +206,7 @@ inline std::string svg(const LineChart& c) {
   double low = bottom;
   for (std::size_t i = at_y.size(); i-- > 0; low = at_y[i] - 21) at_y[i] = std::min(at_y[i], low);
   for (std::size_t i = 0; i < ends.size(); ++i) {
-    const std::string colour = detail::line_colour(ends[i].series);
+    const std::string colour = detail::line_colour(style(ends[i].series));
     out.line(right + 3, ends[i].y, right + 16, at_y[i], "stroke=\"" + colour + "\"");
     out.text(right + 20, at_y[i] + 6, c.series[ends[i].series].name);
   }
@@ -223,7 +228,7 @@ inline std::string svg(const BarChart& c) {
   const double step = detail::tick_step(most - least, 6);
   most = std::ceil(most / step - 1e-9) * step, least = std::floor(least / step + 1e-9) * step;
   const double legend = c.mark_names.empty() ? 0 : 30;
-  const double width = 900, row = 40, left = names + 20, right = width - 120, top = 46 + legend,
+  const double width = 900, row = 40, left = names + 20, right = width - 160, top = 46 + legend,
                bottom = top + row * static_cast<double>(c.bars.size()), height = bottom + 64;
   const auto px = [&](double v) { return left + (v - least) / (most - least) * (right - left); };
   const auto mark = [](std::size_t k, double x, double y, const std::string& hint) {
@@ -268,21 +273,18 @@ inline std::string svg(const BarChart& c) {
         fixed(b.value, 3) + (spread ? " \xc2\xb1 " + fixed(b.spread, 3) : "");
     out.box(std::min(zero, px(b.value)), y - 13, std::abs(px(b.value) - zero), 26,
             "rx=\"2\" fill=\"" + hex(palette(0)) + "\"", b.label + ": " + number);
-    double end = px(b.value);
     if (spread) {
       const double a = px(b.value - b.spread), z = px(b.value + b.spread);
       out.line(a, y, z, y, "stroke=\"currentColor\" stroke-width=\"2.5\"");
       for (const double x : {a, z})
         out.line(x, y - 7, x, y + 7, "stroke=\"currentColor\" stroke-width=\"2.5\"");
-      end = z;
     }
     for (std::size_t k = b.marks.size(); k-- > 0;)
       if (std::isfinite(b.marks[k])) {
         const std::string name = k < c.mark_names.size() ? c.mark_names[k] : "";
         out.raw(mark(k, px(b.marks[k]), y, b.label + ", " + name + ": " + fixed(b.marks[k], 3)));
-        end = std::max(end, px(b.marks[k]) + 6);
       }
-    out.text(std::max(end, zero) + 9, y + 6, number, "start", "font-weight=\"600\"");
+    out.text(right + 16, y + 6, number, "start", "font-weight=\"600\"");
   }
   out.line(px(std::clamp(0.0, least, most)), top, px(std::clamp(0.0, least, most)), bottom,
            "stroke=\"currentColor\"");
