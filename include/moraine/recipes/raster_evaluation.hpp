@@ -76,8 +76,9 @@ struct EvaluationClasses {
 inline EvaluationClasses classes_of_map(const RasterInfo& info) {
   EvaluationClasses out;
   for (const MetadataItem& m : info.metadata) {
-    if (m.name == "MORAINE_CLASSES")
-      for (const Json& k : parse_json(m.text, "map: MORAINE_CLASSES").as_array("MORAINE_CLASSES")) {
+    if (m.name == "MORAINE_CLASSES") {
+      const Json list = parse_json(m.text, "map: MORAINE_CLASSES");
+      for (const Json& k : list.as_array("MORAINE_CLASSES")) {
         ClassInfo c;
         c.name = k.at("name").as_string("name");
         c.value = static_cast<std::uint8_t>(k.at("value").as_natural("value") & 255u);
@@ -85,6 +86,7 @@ inline EvaluationClasses classes_of_map(const RasterInfo& info) {
           c.labels.push_back(l.as_int("labels"));
         out.classes.push_back(std::move(c));
       }
+    }
     if (m.name == "MORAINE_IGNORE") {
       const Json list = parse_json(m.text, "map: MORAINE_IGNORE");
       for (const Json& l : list.as_array("MORAINE_IGNORE"))

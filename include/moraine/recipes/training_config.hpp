@@ -232,8 +232,8 @@ inline RasterRun parse_run(const Json& j) {
   const Json& t = j.at("train");
   r.training.steps = natural(t.at("steps"), "train.steps", 1, 100'000'000);
   r.training.warmup = natural(t.at("warmup"), "train.warmup", 0, r.training.steps);
-  r.training.lr = real(t.at("lr"), "train.lr", 1e-12, 1e6);
-  r.training.head_lr = real(t.at("head_lr"), "train.head_lr", 0, 1e6);
+  r.training.lr = real(t.at("lr"), "train.lr", 1e-12, 1e38);
+  r.training.head_lr = real(t.at("head_lr"), "train.head_lr", 0, 1e38);
   r.training.weight_decay = real(t.at("weight_decay"), "train.weight_decay", 0, 1e6);
   r.training.clip = real(t.at("clip"), "train.clip", 1e-12, 1e12);
   r.training.balance = real(t.at("balance"), "train.balance", 0, 1e6);

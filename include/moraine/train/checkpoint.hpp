@@ -220,14 +220,20 @@ class CheckpointStore {
   }
   static Checkpoint read(const std::string& dir) {
     const std::string what = quoted(base_name(dir) + "/state.json");
-    const Json all = read_json(dir + "/state.json");
-    const Json& body = all.at("checkpoint");
-    if (hex(json_text(body, {.indent = -1})) != all.at("checksum").as_string("checksum"))
-      fail(ErrorKind::format, what + " does not have its checksum; the file was changed");
     Checkpoint c;
-    c.step = body.at("step").as_int("step");
-    c.state = body.at("state");
-    for (const JsonMember& f : body.at("files").as_object("files")) {
+    Json files;
+    try {
+      const Json all = read_json(dir + "/state.json");
+      const Json& body = all.at("checkpoint");
+      if (hex(json_text(body, {.indent = -1})) != all.at("checksum").as_string("checksum"))
+        fail(ErrorKind::format, "its checksum differs; the file was changed");
+      c.step = body.at("step").as_int("step");
+      c.state = body.at("state");
+      files = body.at("files");
+    } catch (const Error& e) {
+      fail(e.kind(), what + ": " + e.what());
+    }
+    for (const JsonMember& f : files.as_object("files")) {
       const std::string path = dir + "/" + f.key, file = quoted(base_name(dir) + "/" + f.key);
       const auto bytes = MappedFile::open(path);
       const std::uint64_t expected = f.value.at("bytes").as_natural("bytes");
