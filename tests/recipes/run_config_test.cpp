@@ -45,7 +45,8 @@ TEST_CASE("config: a misspelled key is an error that names the nearest known one
   CHECK(
       has(message(R"({"model": {"moe": {"expert": 3}}})"), "did you mean \"model.moe.experts\"?"));
   CHECK(!has(message(R"({"zzzzzzzzzzzz": 1})"), "did you mean"));
-  CHECK(has(message(R"({"classes": [{"nmae": "x"}]})"), "\"classes.0.nmae\""));
+  CHECK(has(message(R"({"images": ["a"], "labels": ["b"], "classes": [{"nmae": "x"}]})"),
+            "\"classes.0.nmae\""));
 }
 
 TEST_CASE("config: a value of the wrong kind or out of range names its key") {

@@ -35,6 +35,11 @@ struct LabelledScenes {
 
 namespace detail {
 
+/// A label value for people: "3", not "3.0".
+inline std::string label_text(float v) {
+  return v == std::trunc(v) && std::abs(v) < 1e9f ? std::to_string(static_cast<long long>(v))
+                                                  : number_text(static_cast<double>(v));
+}
 /// A picture as a raster: (c,h,w) of its numbers and what is known about it.
 inline std::pair<RasterInfo, Tensor<float>> read_picture(const std::string& path) {
   const Image picture = read_image(path);
@@ -155,8 +160,7 @@ inline Tensor<std::uint8_t> classes_of_labels(const Tensor<float>& values, const
     std::size_t shown = 0;
     for (const auto& [v, n] : unknown)
       if (++shown <= 6)
-        list += (list.empty() ? "" : ", ") + number_text(static_cast<double>(v)) + " (" +
-                std::to_string(n) + " pixels)";
+        list += (list.empty() ? "" : ", ") + label_text(v) + " (" + std::to_string(n) + " pixels)";
     fail(ErrorKind::value, "labels: " + quoted(name) + " holds values that no class has: " + list +
                                (shown > 6 ? " and more" : "") +
                                " -> add them to \"classes\" or to \"ignore\"");

@@ -156,8 +156,7 @@ inline Json evaluate_map(const std::string& prediction, const std::string& label
   Json j = metrics_json(confusion, classes.classes);
   const auto counts = [](const std::map<float, std::int64_t>& m) {
     Json o = Json::object();
-    for (const auto& [v, n] : m)
-      o.set(number_text(static_cast<double>(v)), static_cast<long long>(n));
+    for (const auto& [v, n] : m) o.set(detail::label_text(v), static_cast<long long>(n));
     return o;
   };
   j.set("map_nodata", static_cast<long long>(unpredicted));
