@@ -65,7 +65,7 @@ margin:1rem 0;padding:.9rem}
 .chart svg{display:block;width:100%;min-width:40rem;height:auto}
 table{border-collapse:collapse;width:100%;font-size:1rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.1rem .3rem .6rem}
-th,td{padding:.38rem .6rem;text-align:left;border-bottom:1px solid var(--line);
+th,td{padding:.38rem .4rem;text-align:left;border-bottom:1px solid var(--line);
 vertical-align:baseline}
 th.n,td.n{text-align:right;white-space:nowrap}
 thead th,thead th.n{border-bottom:2px solid var(--ink);vertical-align:bottom;line-height:1.25;
@@ -100,7 +100,7 @@ border-radius:2px}
 .readout{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.6rem 1rem;
 margin:1rem 0;overflow-x:auto}
 .readout table{width:auto}
-.readout td,.readout th{white-space:nowrap}
+.readout td,.readout th{white-space:nowrap;font-size:.94rem}
 .chip{display:inline-block;min-width:1.7rem;text-align:center;border-radius:4px;padding:0 .35rem;
 font-weight:700;
 border:1px solid color-mix(in srgb,var(--ink) 40%,transparent)}
@@ -168,7 +168,7 @@ document.querySelectorAll('.layers').forEach(function(box){
           var chip=cell('span',e,td);chip.className='chip';
           chip.style.background=colours[e%colours.length];chip.style.color=inks[e%inks.length];
           cell('span',
-          ' p '+(r.values[n+i]/254).toFixed(2)+', H '+(r.values[2*n+i]/254).toFixed(2),td)}
+          ' p '+(r.values[n+i]/254).toFixed(2)+' H '+(r.values[2*n+i]/254).toFixed(2),td)}
         tr.appendChild(td)});
       body.appendChild(tr)});
     read.appendChild(t);
