@@ -49,7 +49,7 @@ struct EvalOptions : CommonOptions {
   std::string prediction, labels, output, classes, ignore;
 };
 struct DemoOptions : CommonOptions {
-  std::string output;
+  std::string output = "out/demo";
   std::string models;  ///< folder of the trunks; empty: those of the project
   bool full = false;
   int seeds = 1;

@@ -91,7 +91,7 @@ int other_main(int argc, char** argv) {
   DemoOptions demo;
   if (CLI::App* s =
           add(app, "demo", "The whole story on scenes made here", run_demo, demo, status)) {
-    s->add_option("--output", demo.output, "The folder of the results")->required();
+    s->add_option("--output", demo.output, "The folder of the results (out/demo)");
     s->add_flag("--full", demo.full, "Every row of the table");
     s->add_option("--seeds", demo.seeds, "How many seeds")->check(CLI::Range(1, 100));
     s->add_option("--models", demo.models, "Folder of the two trunks");
