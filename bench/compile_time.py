@@ -20,9 +20,9 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# The budgets were written on a machine where g++ 12 -O2 took 0.33 s to include <memory>. Where
-# that took 0.45 s, this file took 2.7 s: so 2.0 s there.
-CALIBRATION = 2.0
+# The budgets were written on a machine where g++ 12 -O2 took 0.33 s to include <memory>; this file
+# takes 3.6 times as long as that.
+CALIBRATION = 1.2
 
 CALIBRATION_FILE = """
 #include <algorithm>
@@ -45,7 +45,7 @@ template <int N> std::size_t work(std::size_t n) {
   for (const auto& i : items) groups[i.name].push_back(i);
   return groups.size();
 }
-std::size_t all(std::size_t n) { return work<1>(n) + work<2>(n); }
+std::size_t all(std::size_t n) { return work<1>(n); }
 """
 
 HELLO = """
@@ -85,8 +85,9 @@ ROWS = [
 ]
 
 
-def seconds(command, text, suffix, repeat):
-    """Best user + system time of the compiler; its error output if it fails."""
+def seconds(command, text, suffix, repeat, enough=0.0):
+    """Best user + system time of the compiler, of fewer runs once it is below `enough`; its error
+    output if it fails."""
     best = None
     with tempfile.TemporaryDirectory() as folder:
         source = pathlib.Path(folder) / ("unit" + suffix)
@@ -104,6 +105,8 @@ def seconds(command, text, suffix, repeat):
                 return None, run.stderr
             spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
             best = spent if best is None or spent < best else best
+            if best < enough:
+                break
     return best, ""
 
 
@@ -142,25 +145,31 @@ def main():
                 )
             )
     if options.markdown:
-        print("| what | s | ratio | budget |\n|---|---|---|---|")
-        line = "| {} | {:.2f} | {:.2f} | {} |"
+        print("| what | s here | ratio | s scaled | budget, s |\n|---|---|---|---|---|")
+        line = "| {} | {:.2f} | {:.2f} | {:.2f} | {} |"
     else:
-        print(f"{'':34} {'s':>6} {'ratio':>6} {'budget':>7}   {options.compiler} -O2, best of {options.repeat}")
-        line = "{:34} {:6.2f} {:6.2f} {:>7}"
-    print(line.format("calibration", plain, 1, "1"))
+        print(f"{options.compiler} -O2, user + system; scaled: as on the machine of the budgets")
+        print(f"{'':34} {'s here':>6} {'ratio':>6} {'scaled':>6} {'budget':>6}")
+        line = "{:34} {:6.2f} {:6.2f} {:6.2f} {:>6}"
+    print(line.format("calibration", plain, 1, CALIBRATION, ""))
     passed = 0
     for name, command, text, suffix, budget in rows:
         if options.only not in name:
             continue
-        spent, errors = seconds(command, text, suffix, options.repeat)
+        enough = budget / CALIBRATION * plain if options.check else 0.0
+        spent, errors = seconds(command, text, suffix, options.repeat, enough)
         if spent is None:
             print(f"{name}: does not compile\n{errors[:3000]}")
             passed += 1
             continue
+        for _ in range(3 if options.check and spent / plain > budget / CALIBRATION else 0):
+            # Load comes and goes: both again, side by side, before a row is called too slow.
+            again, _ = seconds([options.compiler, "-std=c++20", "-O2"], CALIBRATION_FILE, ".cpp", 1)
+            plain, spent = min(plain, again), min(spent, seconds(command, text, suffix, 1)[0])
         ratio, most = spent / plain, budget / CALIBRATION
         over = ratio > most
         passed += over
-        print(line.format(name, spent, ratio, f"{most:.1f}") + ("   OVER BUDGET" if over else ""))
+        print(line.format(name, spent, ratio, ratio * CALIBRATION, budget) + " OVER BUDGET" * over)
     if options.check and passed:
         sys.exit(f"{passed} rows are over their budget")
 
