@@ -22,14 +22,22 @@ struct Dinov2Config {
 };
 
 /// The defaults of Dinov2WithRegistersConfig: patch size 16, not 14.
-inline Dinov2Config dinov2_with_registers_defaults() { return {.with_registers = true, .patch_size = 16}; }
-inline Dinov2Config dinov2_small() { return {.hidden_size = 384, .num_attention_heads = 6, .image_size = 518}; }
+inline Dinov2Config dinov2_with_registers_defaults() {
+  return {.with_registers = true, .patch_size = 16};
+}
+inline Dinov2Config dinov2_small() {
+  return {.hidden_size = 384, .num_attention_heads = 6, .image_size = 518};
+}
 inline Dinov2Config dinov2_base() { return {.image_size = 518}; }
 inline Dinov2Config dinov2_large() {
-  return {.hidden_size = 1024, .num_hidden_layers = 24, .num_attention_heads = 16, .image_size = 518};
+  return {
+      .hidden_size = 1024, .num_hidden_layers = 24, .num_attention_heads = 16, .image_size = 518};
 }
 inline Dinov2Config dinov2_giant() {
-  return {.hidden_size = 1536, .num_hidden_layers = 40, .num_attention_heads = 24, .image_size = 518,
+  return {.hidden_size = 1536,
+          .num_hidden_layers = 40,
+          .num_attention_heads = 24,
+          .image_size = 518,
           .use_swiglu_ffn = true};
 }
 
@@ -38,13 +46,23 @@ inline ViTConfig vit_config(const Dinov2Config& c) {
   Index hidden = static_cast<Index>(static_cast<double>(c.hidden_size) * c.mlp_ratio);
   if (c.use_swiglu_ffn) hidden = (hidden * 2 / 3 + 7) / 8 * 8;
   const Index grid = c.patch_size > 0 ? c.image_size / c.patch_size : 0;
-  return {.channels = c.num_channels, .patch = c.patch_size, .width = c.hidden_size,
-          .depth = c.num_hidden_layers, .heads = c.num_attention_heads, .hidden = hidden,
-          .grid_h = grid, .grid_w = grid, .class_token = true,
+  return {.channels = c.num_channels,
+          .patch = c.patch_size,
+          .width = c.hidden_size,
+          .depth = c.num_hidden_layers,
+          .heads = c.num_attention_heads,
+          .hidden = hidden,
+          .grid_h = grid,
+          .grid_w = grid,
+          .class_token = true,
           .registers = c.with_registers ? c.num_register_tokens : 0,
-          .position_resize = c.with_registers ? PositionResize::bicubic_antialias : PositionResize::bicubic,
-          .activation = c.hidden_act, .ffn = c.use_swiglu_ffn ? Ffn::swiglu : Ffn::mlp,
-          .qkv_bias = c.qkv_bias, .layer_scale = true, .eps = c.layer_norm_eps};
+          .position_resize =
+              c.with_registers ? PositionResize::bicubic_antialias : PositionResize::bicubic,
+          .activation = c.hidden_act,
+          .ffn = c.use_swiglu_ffn ? Ffn::swiglu : Ffn::mlp,
+          .qkv_bias = c.qkv_bias,
+          .layer_scale = true,
+          .eps = c.layer_norm_eps};
 }
 
 /// The key table: where the trunk's parameters stand in a Hugging Face file. Query, key and value
@@ -55,16 +73,22 @@ inline std::vector<std::string> dinov2_keys(const std::string& path) {
   if (path == "cls_token") return {"embeddings.cls_token"};
   if (path == "reg_token") return {"embeddings.register_tokens"};
   if (path == "pos_embed") return {"embeddings.position_embeddings"};
-  if (starts("patch_embed.proj.")) return {"embeddings.patch_embeddings.projection." + tail("patch_embed.proj.")};
+  if (starts("patch_embed.proj."))
+    return {"embeddings.patch_embeddings.projection." + tail("patch_embed.proj.")};
   if (starts("norm.")) return {"layernorm." + tail("norm.")};
   if (starts("blocks.")) {
     const std::size_t dot = path.find('.', 7);
-    const std::string layer = "encoder.layer." + path.substr(7, dot - 7) + '.', rest = path.substr(dot + 1);
-    struct Row { const char *here, *there; };
-    for (const Row& r : {Row{"attn.proj.", "attention.output.dense."}, Row{"ls1.gamma", "layer_scale1.lambda1"},
-                         Row{"ls2.gamma", "layer_scale2.lambda1"}, Row{"mlp.w12.", "mlp.weights_in."},
-                         Row{"mlp.w3.", "mlp.weights_out."}})
-      if (rest.rfind(r.here, 0) == 0) return {layer + r.there + rest.substr(std::string(r.here).size())};
+    const std::string layer = "encoder.layer." + path.substr(7, dot - 7) + '.',
+                      rest = path.substr(dot + 1);
+    struct Row {
+      const char *here, *there;
+    };
+    for (const Row& r :
+         {Row{"attn.proj.", "attention.output.dense."}, Row{"ls1.gamma", "layer_scale1.lambda1"},
+          Row{"ls2.gamma", "layer_scale2.lambda1"}, Row{"mlp.w12.", "mlp.weights_in."},
+          Row{"mlp.w3.", "mlp.weights_out."}})
+      if (rest.rfind(r.here, 0) == 0)
+        return {layer + r.there + rest.substr(std::string(r.here).size())};
     if (rest.rfind("attn.qkv.", 0) == 0) {
       const std::string at = layer + "attention.attention.", what = rest.substr(9);
       return {at + "query." + what, at + "key." + what, at + "value." + what};
@@ -76,35 +100,40 @@ inline std::vector<std::string> dinov2_keys(const std::string& path) {
 
 /// How to load or save such a file; `prefix` as in a classification checkpoint ("dinov2.").
 inline LoadOptions dinov2_files(const std::string& prefix = "") {
-  LoadOptions o{.ignored = {prefix + "embeddings.mask_token"}, .keys_of = dinov2_keys, .prefix = prefix};
+  LoadOptions o{
+      .ignored = {prefix + "embeddings.mask_token"}, .keys_of = dinov2_keys, .prefix = prefix};
   if (!prefix.empty()) o.ignored.push_back("classifier.*");
   return o;
 }
 
 /// Refuses a config whose model would be many times larger than its file, before memory is asked
 /// for; every smaller difference is left to load(), which names all of it.
-inline void check_dinov2_size(const Dinov2Config& c, const TensorMap& weights, const std::string& prefix) {
+inline void check_dinov2_size(const Dinov2Config& c, const TensorMap& weights,
+                              const std::string& prefix) {
   const ViTConfig v = vit_config(c);
   double have = 0;
   for (const auto& [key, t] : weights) have += static_cast<double>(t.shape.numel());
   const double d = static_cast<double>(v.width), depth = static_cast<double>(v.depth);
-  const double need = depth * d * (4 * d + 2 * static_cast<double>(v.hidden)) +
-                      d * (static_cast<double>(v.grid_h) * static_cast<double>(v.grid_w) +
-                           static_cast<double>(v.registers) +
-                           static_cast<double>(v.channels * v.patch) * static_cast<double>(v.patch));
+  const double need =
+      depth * d * (4 * d + 2 * static_cast<double>(v.hidden)) +
+      d * (static_cast<double>(v.grid_h) * static_cast<double>(v.grid_w) +
+           static_cast<double>(v.registers) +
+           static_cast<double>(v.channels * v.patch) * static_cast<double>(v.patch));
   if (need <= 8 * have + (1 << 20)) return;
   const std::string first = prefix + "encoder.layer.0.mlp.";
   struct Row {
     std::string key;
     Shape expected;
   };
-  std::vector<Row> rows{{prefix + "layernorm.weight", {v.width}},
-                        {prefix + "embeddings.position_embeddings", {1, 1 + v.grid_h * v.grid_w, v.width}},
-                        {prefix + "embeddings.patch_embeddings.projection.weight",
-                         {v.width, v.channels, v.patch, v.patch}},
-                        c.use_swiglu_ffn ? Row{first + "weights_in.weight", {2 * v.hidden, v.width}}
-                                         : Row{first + "fc1.weight", {v.hidden, v.width}}};
-  if (v.registers) rows.push_back({prefix + "embeddings.register_tokens", {1, v.registers, v.width}});
+  std::vector<Row> rows{
+      {prefix + "layernorm.weight", {v.width}},
+      {prefix + "embeddings.position_embeddings", {1, 1 + v.grid_h * v.grid_w, v.width}},
+      {prefix + "embeddings.patch_embeddings.projection.weight",
+       {v.width, v.channels, v.patch, v.patch}},
+      c.use_swiglu_ffn ? Row{first + "weights_in.weight", {2 * v.hidden, v.width}}
+                       : Row{first + "fc1.weight", {v.hidden, v.width}}};
+  if (v.registers)
+    rows.push_back({prefix + "embeddings.register_tokens", {1, v.registers, v.width}});
   for (Index i = 0; i < v.depth && i < static_cast<Index>(weights.size()); ++i)
     rows.push_back({prefix + "encoder.layer." + std::to_string(i) + ".norm1.weight", {v.width}});
   const std::string begin = "dinov2: the weights do not fit the model; ";
@@ -112,8 +141,8 @@ inline void check_dinov2_size(const Dinov2Config& c, const TensorMap& weights, c
     const auto at = weights.find(r.key);
     if (at == weights.end()) fail(ErrorKind::key, begin + "missing, among others: " + r.key);
     if (at->second.shape != r.expected)
-      fail(ErrorKind::key, begin + "of another shape, among others: " + r.key + " (expected " + str(r.expected) +
-                               ", found " + str(at->second.shape) + ")");
+      fail(ErrorKind::key, begin + "of another shape, among others: " + r.key + " (expected " +
+                               str(r.expected) + ", found " + str(at->second.shape) + ")");
   }
   fail(ErrorKind::key, begin + "the file holds far fewer values than the config asks for");
 }
@@ -133,7 +162,8 @@ inline std::string dinov2_prefix(const Dinov2Config& c, const TensorMap& weights
 /// A trunk from a config and the tensors of its file(s). If every key but classifier.* starts with
 /// "dinov2." ("dinov2_with_registers."), as in a classification checkpoint, that prefix is removed
 /// and classifier.* ignored.
-template <class T = float> ViT<T> dinov2(const Dinov2Config& c, const TensorMap& weights) {
+template <class T = float>
+ViT<T> dinov2(const Dinov2Config& c, const TensorMap& weights) {
   const std::string prefix = dinov2_prefix(c, weights);
   check_dinov2_size(c, weights, prefix);
   ViT<T> vit(vit_config(c));
@@ -141,7 +171,8 @@ template <class T = float> ViT<T> dinov2(const Dinov2Config& c, const TensorMap&
   // Without registers the class still writes an empty table.
   const std::string empty = prefix + "embeddings.register_tokens";
   const auto at = weights.find(empty);
-  if (c.with_registers && c.num_register_tokens == 0 && at != weights.end() && at->second.shape.numel() == 0)
+  if (c.with_registers && c.num_register_tokens == 0 && at != weights.end() &&
+      at->second.shape.numel() == 0)
     files.ignored.push_back(empty);
   load<T>(vit, weights, files);
   return vit;

@@ -28,9 +28,9 @@ enum class PositionResize : unsigned char { bicubic, bicubic_antialias };
 
 struct ViTConfig {
   Index channels = 3, patch = 14, width = 768, depth = 12, heads = 12, hidden = 3072;
-  Index grid_h = 37, grid_w = 37;   ///< the patch grid it was trained with
+  Index grid_h = 37, grid_w = 37;  ///< the patch grid it was trained with
   bool class_token = true;
-  Index registers = 0;              ///< tokens between CLS and patches, without a position
+  Index registers = 0;  ///< tokens between CLS and patches, without a position
   Position position = Position::learned;
   PositionResize position_resize = PositionResize::bicubic;
   Activation activation = Activation::gelu;
@@ -43,8 +43,10 @@ struct ViTConfig {
 };
 
 /// The fixed table of Position::sincos for a grid of h x w: (h*w, D), D a multiple of 4.
-template <class T> Tensor<T> sincos_table(Index h, Index w, Index width) {
-  if (width % 4) fail(ErrorKind::value, "sincos: the width must be a multiple of 4; " + std::to_string(width));
+template <class T>
+Tensor<T> sincos_table(Index h, Index w, Index width) {
+  if (width % 4)
+    fail(ErrorKind::value, "sincos: the width must be a multiple of 4; " + std::to_string(width));
   Tensor<T> t = Tensor<T>::empty({h * w, width});
   const Index q = width / 4;
   for (Index y = 0; y < h; ++y)
@@ -60,12 +62,13 @@ template <class T> Tensor<T> sincos_table(Index h, Index w, Index width) {
   return t;
 }
 
-template <class T> struct ViT {
+template <class T>
+struct ViT {
   ViTConfig config;
   PatchEmbed<T> patch_embed;
-  Tensor<T> cls_token;   ///< (1,1,D)
-  Tensor<T> reg_token;   ///< (1,R,D)
-  Tensor<T> pos_embed;   ///< (1,1+N0,D), the first row for CLS if there is one
+  Tensor<T> cls_token;  ///< (1,1,D)
+  Tensor<T> reg_token;  ///< (1,R,D)
+  Tensor<T> pos_embed;  ///< (1,1+N0,D), the first row for CLS if there is one
   std::vector<Block<T>> blocks;
   LayerNorm<T> norm;
 
@@ -76,13 +79,20 @@ template <class T> struct ViT {
     if (c.width < 1 || c.heads < 1 || c.width % c.heads || c.depth < 0 || c.patch < 1)
       fail(ErrorKind::value, "vit: heads must divide the width and sizes be positive; width " +
                                  std::to_string(c.width) + ", heads " + std::to_string(c.heads) +
-                                 ", depth " + std::to_string(c.depth) + ", patch " + std::to_string(c.patch));
+                                 ", depth " + std::to_string(c.depth) + ", patch " +
+                                 std::to_string(c.patch));
     if (c.class_token) cls_token = Tensor<T>::zeros({1, 1, c.width});
     if (c.registers) reg_token = Tensor<T>::zeros({1, c.registers, c.width});
     if (c.position == Position::learned)
       pos_embed = Tensor<T>::zeros({1, (c.class_token ? 1 : 0) + c.grid_h * c.grid_w, c.width});
-    const BlockConfig b{.width = c.width, .heads = c.heads, .hidden = c.hidden, .activation = c.activation,
-                        .ffn = c.ffn, .qkv_bias = c.qkv_bias, .layer_scale = c.layer_scale, .eps = c.eps};
+    const BlockConfig b{.width = c.width,
+                        .heads = c.heads,
+                        .hidden = c.hidden,
+                        .activation = c.activation,
+                        .ffn = c.ffn,
+                        .qkv_bias = c.qkv_bias,
+                        .layer_scale = c.layer_scale,
+                        .eps = c.eps};
     for (Index i = 0; i < c.depth; ++i) blocks.emplace_back(b);
   }
 
@@ -93,14 +103,17 @@ template <class T> struct ViT {
     const Index gh = config.grid_h, gw = config.grid_w, first = config.class_token ? 1 : 0;
     const Tensor<T> table = slice(pos_embed, 1, first, first + gh * gw);  // (1,N0,D)
     if (h * w == gh * gw && square) return table;
-    const Tensor<T> map = permute(reshape(table, {1, gh, gw, config.width}), {0, 3, 1, 2});  // (1,D,gh,gw)
+    const Tensor<T> map =
+        permute(reshape(table, {1, gh, gw, config.width}), {0, 3, 1, 2});  // (1,D,gh,gw)
     const Tensor<T> sized =
-        resize(map, {.size = {h, w}, .mode = Interpolation::bicubic,
+        resize(map, {.size = {h, w},
+                     .mode = Interpolation::bicubic,
                      .antialias = config.position_resize == PositionResize::bicubic_antialias});
     return reshape(permute(sized, {0, 2, 3, 1}), {1, h * w, config.width});  // (1,N,D)
   }
 
-  /// Pixels (B,C,H,W) -> tokens (B,P+N,D): CLS, registers, patches row by row; the input of block 0.
+  /// Pixels (B,C,H,W) -> tokens (B,P+N,D): CLS, registers, patches row by row; the input of block
+  /// 0.
   Tensor<T> embed(const Tensor<T>& pixels) const {
     Scope scope("embed");
     const Tensor<T> x = patch_embed(pixels);  // (B,N,D)

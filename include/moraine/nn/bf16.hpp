@@ -10,7 +10,8 @@
 namespace moraine MORAINE_API {
 
 /// The nearest bfloat16 of every element, ties to even. The gradient passes through unchanged.
-template <class T> Tensor<T> round_bf16(const Tensor<T>& x) {
+template <class T>
+Tensor<T> round_bf16(const Tensor<T>& x) {
   const Tensor<T> c = x.contiguous().detach();
   if (c.device() != Device::cpu)
     fail(ErrorKind::device, "round_bf16: has no CUDA form yet; x " + str(x.shape()));
@@ -23,7 +24,8 @@ template <class T> Tensor<T> round_bf16(const Tensor<T>& x) {
 }
 
 /// A layer whose matrices and inputs are rounded to bfloat16. Biases, scales and residuals stay.
-template <class T> class Bf16Layer final : public Layer<T> {
+template <class T>
+class Bf16Layer final : public Layer<T> {
  public:
   explicit Bf16Layer(std::unique_ptr<Layer<T>> base) : base_(std::move(base)) {
     struct Round final : Visitor<T> {
@@ -33,7 +35,9 @@ template <class T> class Bf16Layer final : public Layer<T> {
     } v;
     base_->visit(v);
   }
-  Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) override { return base_->run(round_bf16(x), o); }
+  Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) override {
+    return base_->run(round_bf16(x), o);
+  }
   void visit(Visitor<T>& v) override { base_->visit(v); }
   void pack() override { base_->pack(); }
   Index in_features() const override { return base_->in_features(); }
@@ -44,12 +48,15 @@ template <class T> class Bf16Layer final : public Layer<T> {
 };
 
 /// Puts every layer of every slot behind Bf16Layer. For frozen weights; call prepare() afterwards.
-template <class T, class M> void use_bf16(M& module) {
+template <class T, class M>
+void use_bf16(M& module) {
   struct Wrap final : Visitor<T> {
     void parameter(const std::string&, Tensor<T>&) override {}
     void slot(const std::string&, Slot<T>& s) override {
       if (!s.empty())
-        s.wrap([](std::unique_ptr<Layer<T>> old) { return std::make_unique<Bf16Layer<T>>(std::move(old)); });
+        s.wrap([](std::unique_ptr<Layer<T>> old) {
+          return std::make_unique<Bf16Layer<T>>(std::move(old));
+        });
     }
   } v;
   module.visit(v);

@@ -19,12 +19,14 @@ struct BlockConfig {
   double eps = 1e-6;
 };
 
-template <class T> struct LayerScale {
+template <class T>
+struct LayerScale {
   Tensor<T> gamma;  ///< (C), or undefined
   void visit(Visitor<T>& v) { v("gamma", gamma); }
 };
 
-template <class T> struct Block {
+template <class T>
+struct Block {
   LayerNorm<T> norm1, norm2;
   SelfAttention<T> attn;
   Mlp<T> mlp;

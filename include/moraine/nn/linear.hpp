@@ -6,7 +6,8 @@
 
 namespace moraine MORAINE_API {
 
-template <class T> struct Linear final : Layer<T> {
+template <class T>
+struct Linear final : Layer<T> {
   Tensor<T> weight;  ///< (out,in)
   Tensor<T> bias;    ///< (out), or undefined
 
@@ -14,7 +15,8 @@ template <class T> struct Linear final : Layer<T> {
   Linear(Tensor<T> w, Tensor<T> b) : weight(std::move(w)), bias(std::move(b)) {}
   /// Zeros, to be loaded or initialised.
   Linear(Index in, Index out, bool with_bias)
-      : weight(Tensor<T>::zeros({out, in})), bias(with_bias ? Tensor<T>::zeros({out}) : Tensor<T>()) {}
+      : weight(Tensor<T>::zeros({out, in})),
+        bias(with_bias ? Tensor<T>::zeros({out}) : Tensor<T>()) {}
 
   Tensor<T> operator()(const Tensor<T>& x) { return run(x, {}); }
   Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) override {
@@ -25,7 +27,8 @@ template <class T> struct Linear final : Layer<T> {
     return linear(x, weight, bias, with);
   }
   void pack() override {
-    if (weight.tracked() || weight.device() != Device::cpu || !weight.contiguous_in_memory()) return;
+    if (weight.tracked() || weight.device() != Device::cpu || !weight.contiguous_in_memory())
+      return;
     packed_ = cpu::pack_weight(weight.data(), weight.size(0), weight.size(1));
     packed_back_ = cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1));
     packed_of_ = weight.data();
@@ -43,7 +46,8 @@ template <class T> struct Linear final : Layer<T> {
 };
 
 /// A slot that holds a new Linear of zeros.
-template <class T> Slot<T> linear_slot(Index in, Index out, bool bias) {
+template <class T>
+Slot<T> linear_slot(Index in, Index out, bool bias) {
   return Slot<T>(std::make_unique<Linear<T>>(in, out, bias));
 }
 

@@ -17,9 +17,9 @@ struct LoadOptions {
   /// The key as it stands in the file, or the keys whose rows follow each other in the parameter
   /// (query, key, value); null: the path itself. Used by load() and save() alike.
   std::vector<std::string> (*keys_of)(const std::string& path) = nullptr;
-  std::string prefix = "";        ///< in front of every key of the file
-  bool may_share = true;          ///< parameters may point into the mapped file (they are frozen)
-  const char* what = "load";      ///< first word of messages
+  std::string prefix = "";    ///< in front of every key of the file
+  bool may_share = true;      ///< parameters may point into the mapped file (they are frozen)
+  const char* what = "load";  ///< first word of messages
 };
 
 /// What load() did besides copying.
@@ -49,7 +49,8 @@ inline std::string some_of(const std::vector<std::string>& names) {
 /// converted to T exactly or by rounding. Throws ErrorKind::key when one is missing, has another
 /// shape or no floating type, or when a key is left over that no glob in `ignored` names; the
 /// message lists the first few of each kind. The module is changed only if everything fits.
-template <class T, class M> LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
+template <class T, class M>
+LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
   struct Fill final : Visitor<T> {
     const TensorMap& map;
     const LoadOptions& o;
@@ -74,7 +75,8 @@ template <class T, class M> LoadReport load(M& module, const TensorMap& map, con
         }
         used.insert(key);
         if (it->second.shape != expected)
-          shapes.push_back(key + " (expected " + str(expected) + ", found " + str(it->second.shape) + ")");
+          shapes.push_back(key + " (expected " + str(expected) + ", found " +
+                           str(it->second.shape) + ")");
         else if (!is_float(it->second.dtype))
           dtypes.push_back(key + " (" + name_of(it->second.dtype) + ")");
         else
@@ -104,7 +106,8 @@ template <class T, class M> LoadReport load(M& module, const TensorMap& map, con
   tell("of another shape", v.shapes);
   tell("not of a floating type", v.dtypes);
   tell("unexpected", unexpected);
-  if (!wrong.empty()) fail(ErrorKind::key, std::string(o.what) + ": the weights do not fit the model; " + wrong);
+  if (!wrong.empty())
+    fail(ErrorKind::key, std::string(o.what) + ": the weights do not fit the model; " + wrong);
 
   for (auto& [tensor, rows] : v.todo) {
     const bool tracked = tensor->tracked();
@@ -114,7 +117,8 @@ template <class T, class M> LoadReport load(M& module, const TensorMap& map, con
       T* to = t.data();
       for (const AnyTensor* r : rows) {
         const Tensor<T> part = r->template as<T>();
-        if (part.numel()) std::memcpy(to, part.data(), static_cast<std::size_t>(part.numel()) * sizeof(T));
+        if (part.numel())
+          std::memcpy(to, part.data(), static_cast<std::size_t>(part.numel()) * sizeof(T));
         to += part.numel();
       }
     } else if (t.storage()->borrowed() && (tracked || !o.may_share)) {
@@ -129,7 +133,8 @@ template <class T, class M> LoadReport load(M& module, const TensorMap& map, con
 }
 
 /// The inverse of load(): the module's tensors under the names of the file, fused rows taken apart.
-template <class T, class M> TensorMap save(M& module, const LoadOptions& o = {}) {
+template <class T, class M>
+TensorMap save(M& module, const LoadOptions& o = {}) {
   TensorMap out;
   for (const auto& [path, value] : state<T>(module)) {
     const std::vector<std::string> keys = keys_for(o, path);

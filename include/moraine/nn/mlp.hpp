@@ -6,13 +6,16 @@
 
 namespace moraine MORAINE_API {
 
-template <class T> struct Mlp {
+template <class T>
+struct Mlp {
   Slot<T> fc1, fc2;
   Activation activation = Activation::gelu;
 
   Mlp() = default;
   Mlp(Index width, Index hidden, Activation a)
-      : fc1(linear_slot<T>(width, hidden, true)), fc2(linear_slot<T>(hidden, width, true)), activation(a) {}
+      : fc1(linear_slot<T>(width, hidden, true)),
+        fc2(linear_slot<T>(hidden, width, true)),
+        activation(a) {}
   /// x (...,C) -> (...,C); `o` ends the last product.
   Tensor<T> operator()(const Tensor<T>& x, const LinearOptions<T>& o = {}) {
     return fc2(fc1(x, {.activation = activation}), o);
@@ -24,14 +27,15 @@ template <class T> struct Mlp {
 };
 
 /// w3(silu(a) b) with (a, b) = w12 x; a is the first half of the rows of w12.
-template <class T> struct SwiGlu {
+template <class T>
+struct SwiGlu {
   Slot<T> w12, w3;
 
   SwiGlu() = default;
   SwiGlu(Index width, Index hidden)
       : w12(linear_slot<T>(width, 2 * hidden, true)), w3(linear_slot<T>(hidden, width, true)) {}
   Tensor<T> operator()(const Tensor<T>& x, const LinearOptions<T>& o = {}) {
-    const Tensor<T> ab = w12(x);                                     // (...,2F)
+    const Tensor<T> ab = w12(x);  // (...,2F)
     const Index f = ab.size(-1) / 2;
     return w3(mul(silu(slice(ab, -1, 0, f)), slice(ab, -1, f, 2 * f)), o);  // (...,C)
   }

@@ -17,11 +17,13 @@
 
 namespace moraine MORAINE_API {
 
-template <class T> class Slot;
+template <class T>
+class Slot;
 
 /// Walks a module; override what you want to see. Paths are joined with dots and equal the names in
 /// a checkpoint: "blocks.0.attn.qkv.weight".
-template <class T> class Visitor {
+template <class T>
+class Visitor {
  public:
   virtual ~Visitor() = default;
   /// A parameter. An undefined tensor is one that this configuration does not have: never visited.
@@ -37,14 +39,16 @@ template <class T> class Visitor {
   void fixed(const char* name, Tensor<T>& t) {
     if (t.defined()) buffer(path(name), t);
   }
-  template <class M> void operator()(const char* name, M& child) {
+  template <class M>
+  void operator()(const char* name, M& child) {
     const std::size_t before = push(name);
     if constexpr (std::is_same_v<M, Slot<T>>) slot(prefix_, child);
     child.visit(*this);
     prefix_.resize(before);
   }
   /// blocks.0, blocks.1, ...
-  template <class M> void operator()(const char* name, std::vector<M>& list) {
+  template <class M>
+  void operator()(const char* name, std::vector<M>& list) {
     for (std::size_t i = 0; i < list.size(); ++i)
       (*this)((std::string(name) + '.' + std::to_string(i)).c_str(), list[i]);
   }
@@ -61,13 +65,15 @@ template <class T> class Visitor {
   std::string prefix_;
 };
 
-template <class T> struct Named {
+template <class T>
+struct Named {
   std::string name;
   Tensor<T>* tensor;
 };
 
 /// Every parameter of a module with its path, in order of declaration.
-template <class T, class M> std::vector<Named<T>> parameters(M& module) {
+template <class T, class M>
+std::vector<Named<T>> parameters(M& module) {
   struct Collect final : Visitor<T> {
     std::vector<Named<T>> all;
     void parameter(const std::string& path, Tensor<T>& t) override { all.push_back({path, &t}); }
@@ -93,7 +99,8 @@ inline bool matches(const char* pattern, const char* path) {
 }
 
 /// Turns gradients on or off for the parameters whose path matches; returns how many elements.
-template <class T, class M> Index require_grad(M& module, const char* pattern, bool on = true) {
+template <class T, class M>
+Index require_grad(M& module, const char* pattern, bool on = true) {
   Index n = 0;
   for (Named<T>& p : parameters<T>(module))
     if (matches(pattern, p.name.c_str())) {
@@ -106,10 +113,14 @@ template <class T, class M> Index require_grad(M& module, const char* pattern, b
   return n;
 }
 /// No parameter of the module will have a gradient.
-template <class T, class M> void freeze(M& module) { require_grad<T>(module, "**", false); }
+template <class T, class M>
+void freeze(M& module) {
+  require_grad<T>(module, "**", false);
+}
 
 /// Elements of all parameters, or of the trained ones.
-template <class T, class M> Index count_parameters(M& module, bool trained_only = false) {
+template <class T, class M>
+Index count_parameters(M& module, bool trained_only = false) {
   Index n = 0;
   for (const Named<T>& p : parameters<T>(module))
     if (!trained_only || p.tensor->tracked()) n += p.tensor->numel();
@@ -117,12 +128,17 @@ template <class T, class M> Index count_parameters(M& module, bool trained_only 
 }
 
 /// The parameters and buffers as a map, sharing their storage.
-template <class T, class M> TensorMap state(M& module, const std::string& prefix = "") {
+template <class T, class M>
+TensorMap state(M& module, const std::string& prefix = "") {
   struct Save final : Visitor<T> {
     TensorMap map;
     std::string prefix;
-    void parameter(const std::string& path, Tensor<T>& t) override { map.emplace(prefix + path, t.detach()); }
-    void buffer(const std::string& path, Tensor<T>& t) override { map.emplace(prefix + path, t.detach()); }
+    void parameter(const std::string& path, Tensor<T>& t) override {
+      map.emplace(prefix + path, t.detach());
+    }
+    void buffer(const std::string& path, Tensor<T>& t) override {
+      map.emplace(prefix + path, t.detach());
+    }
   } v;
   v.prefix = prefix;
   module.visit(v);

@@ -70,10 +70,12 @@ class Observing {
 inline bool observed() { return observing().observer != nullptr; }
 
 /// Shows a value to the listener, if there is one.
-template <class T> void observe(const char* name, const Tensor<T>& value) {
+template <class T>
+void observe(const char* name, const Tensor<T>& value) {
   if (!observed()) return;
   const std::string path = scope_path();
-  observing().observer->observed(path.empty() ? name : path + '.' + name, AnyTensor(value.detach()));
+  observing().observer->observed(path.empty() ? name : path + '.' + name,
+                                 AnyTensor(value.detach()));
 }
 
 }  // namespace moraine

@@ -6,7 +6,8 @@
 
 namespace moraine MORAINE_API {
 
-template <class T> struct Projection {
+template <class T>
+struct Projection {
   Tensor<T> weight;  ///< (D,C,p,p)
   Tensor<T> bias;    ///< (D), or undefined
   void visit(Visitor<T>& v) {
@@ -15,7 +16,8 @@ template <class T> struct Projection {
   }
 };
 
-template <class T> struct PatchEmbed {
+template <class T>
+struct PatchEmbed {
   Projection<T> proj;
   PatchEmbed() = default;
   PatchEmbed(Index channels, Index patch, Index width)
@@ -24,7 +26,8 @@ template <class T> struct PatchEmbed {
   Tensor<T> operator()(const Tensor<T>& pixels) const {
     const Index d = proj.weight.size(0), c = proj.weight.size(1), p = proj.weight.size(2);
     if (pixels.rank() != 4 || pixels.size(1) != c)
-      fail(ErrorKind::shape, "patch_embed: needs (B," + std::to_string(c) + ",H,W); pixels " + str(pixels.shape()));
+      fail(ErrorKind::shape,
+           "patch_embed: needs (B," + std::to_string(c) + ",H,W); pixels " + str(pixels.shape()));
     return linear(patches(pixels, p), reshape(proj.weight, {d, c * p * p}), proj.bias);  // (B,N,D)
   }
   void visit(Visitor<T>& v) { v("proj", proj); }

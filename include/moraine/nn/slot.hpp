@@ -11,7 +11,8 @@
 namespace moraine MORAINE_API {
 
 /// A layer (...,in) -> (...,out) behind a virtual call.
-template <class T> struct Layer {
+template <class T>
+struct Layer {
   virtual ~Layer() = default;
   /// residual + scale * act(layer(x)); see LinearOptions. `finish` does what a layer does not fuse.
   virtual Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) = 0;
@@ -23,13 +24,15 @@ template <class T> struct Layer {
 };
 
 /// The end of a LinearOptions, op by op.
-template <class T> Tensor<T> finish(Tensor<T> y, const LinearOptions<T>& o) {
+template <class T>
+Tensor<T> finish(Tensor<T> y, const LinearOptions<T>& o) {
   y = activate(o.activation, y);
   if (o.scale.defined()) y = mul(y, o.scale);
   return o.residual.defined() ? add(o.residual, y) : y;
 }
 
-template <class T> class Slot {
+template <class T>
+class Slot {
  public:
   Slot() = default;
   explicit Slot(std::unique_ptr<Layer<T>> layer) : layer_(std::move(layer)) {}
@@ -40,7 +43,10 @@ template <class T> class Slot {
   Layer<T>& layer() { return *layer_; }
   bool empty() const { return !layer_; }
   /// Replaces the layer by make(old layer).
-  template <class F> void wrap(F&& make) { layer_ = make(std::move(layer_)); }
+  template <class F>
+  void wrap(F&& make) {
+    layer_ = make(std::move(layer_));
+  }
   void visit(Visitor<T>& v) {
     if (layer_) layer_->visit(v);
   }
@@ -52,7 +58,8 @@ template <class T> class Slot {
 /// Packs the frozen weights in every slot of a module, once, after loading. Speeds up every later
 /// use; results do not change. A weight that is replaced or trained later is noticed; one whose
 /// values are edited in place needs prepare() again.
-template <class T, class M> void prepare(M& module) {
+template <class T, class M>
+void prepare(M& module) {
   struct Pack final : Visitor<T> {
     void parameter(const std::string&, Tensor<T>&) override {}
     void slot(const std::string&, Slot<T>& s) override {

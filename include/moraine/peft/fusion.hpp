@@ -14,9 +14,11 @@ enum class Fusion : unsigned char {
 };
 
 /// (B,N,D), (B,N,D) -> (B,N,D)
-template <class T> Tensor<T> fuse(const Tensor<T>& visual, const Tensor<T>& depth, Fusion kind) {
+template <class T>
+Tensor<T> fuse(const Tensor<T>& visual, const Tensor<T>& depth, Fusion kind) {
   if (visual.shape() != depth.shape() || visual.rank() != 3)
-    fail(ErrorKind::shape, "fuse: needs two (B,N,D); visual " + str(visual.shape()) + ", depth " + str(depth.shape()));
+    fail(ErrorKind::shape, "fuse: needs two (B,N,D); visual " + str(visual.shape()) + ", depth " +
+                               str(depth.shape()));
   if (kind == Fusion::local) return add(visual, depth);
   const Index b = visual.size(0), n = visual.size(1), d = visual.size(2);
   if (kind == Fusion::diag) {
@@ -27,7 +29,8 @@ template <class T> Tensor<T> fuse(const Tensor<T>& visual, const Tensor<T>& dept
     return mul(reshape(diagonal, {b, n, 1}), visual);
   }
   const auto head = [&](const Tensor<T>& x) { return reshape(x, {b, 1, n, d}); };
-  const Tensor<T> y = attention(head(visual), head(depth), head(kind == Fusion::eq ? depth : visual));
+  const Tensor<T> y =
+      attention(head(visual), head(depth), head(kind == Fusion::eq ? depth : visual));
   return reshape(y, {b, n, d});
 }
 

@@ -28,10 +28,13 @@ std::vector<std::string> inject(M& model, const char* pattern, Make make) {
   model.visit(v);
   if (v.found.empty())
     fail(ErrorKind::value, std::string("inject: no slot matches \"") + pattern + "\"" +
-                               (v.some.empty() ? "; the model has no slots" : " -> a slot is named like \"" + v.some + "\""));
+                               (v.some.empty() ? "; the model has no slots"
+                                               : " -> a slot is named like \"" + v.some + "\""));
   std::vector<std::string> paths;
   for (auto& [path, slot] : v.found) {
-    slot->wrap([&](std::unique_ptr<Layer<T>> old) -> std::unique_ptr<Layer<T>> { return make(std::move(old), path); });
+    slot->wrap([&](std::unique_ptr<Layer<T>> old) -> std::unique_ptr<Layer<T>> {
+      return make(std::move(old), path);
+    });
     paths.push_back(path);
   }
   return paths;

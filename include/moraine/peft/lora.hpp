@@ -15,7 +15,8 @@ struct LoraOptions {
   std::uint64_t seed = 0;  ///< of A; B starts at zero, so the model starts unchanged
 };
 
-template <class T> struct Lora final : Layer<T> {
+template <class T>
+struct Lora final : Layer<T> {
   std::unique_ptr<Layer<T>> base;
   Tensor<T> a, b;  ///< (r,in), (out,r)
   T factor;
@@ -27,7 +28,8 @@ template <class T> struct Lora final : Layer<T> {
         b(Tensor<T>::zeros({base->out_features(), o.rank})),
         factor(static_cast<T>((o.alpha == 0 ? 2.0 * static_cast<double>(o.rank) : o.alpha) /
                               static_cast<double>(o.rank))) {
-    if (o.rank < 1) fail(ErrorKind::value, "lora: rank must be positive; " + std::to_string(o.rank));
+    if (o.rank < 1)
+      fail(ErrorKind::value, "lora: rank must be positive; " + std::to_string(o.rank));
     init::linear_default(a, base->in_features(), init::stream(o.seed, path + ".lora_A"));
     a.requires_grad();
     b.requires_grad();

@@ -37,9 +37,9 @@ struct TokenExpertOptions {
 
 /// f (n,D); a[e] (T,r), b[e] (r,D); w1 (D,D), b1 (D); gates (n,E) -> (n,D).
 template <class T>
-Tensor<T> token_experts(const Tensor<T>& f, const std::vector<Tensor<T>>& a, const std::vector<Tensor<T>>& b,
-                        const Tensor<T>& w1, const Tensor<T>& b1, const Tensor<T>& gates,
-                        const TokenExpertOptions& o) {
+Tensor<T> token_experts(const Tensor<T>& f, const std::vector<Tensor<T>>& a,
+                        const std::vector<Tensor<T>>& b, const Tensor<T>& w1, const Tensor<T>& b1,
+                        const Tensor<T>& gates, const TokenExpertOptions& o) {
   const Index n = f.size(0), d = f.size(1), e = static_cast<Index>(a.size());
   const Index t = a[0].size(0), r = a[0].size(1);
   const Tensor<T> as = stack(a), bs = concat(b, 0);  // (E,T,r), (E*r,D)
@@ -47,50 +47,55 @@ Tensor<T> token_experts(const Tensor<T>& f, const std::vector<Tensor<T>>& a, con
 
   Tensor<T> logits;  // (E,n,T)
   if (o.logits == ExpertLogits::dot) {
-    const Tensor<T> q = reshape(linear(f, bs), {n, e, r});                                 // (n,E,r)
-    logits = matmul(permute(q, {1, 0, 2}), transpose(as), scale_by);                       // (E,n,T)
+    const Tensor<T> q = reshape(linear(f, bs), {n, e, r});            // (n,E,r)
+    logits = matmul(permute(q, {1, 0, 2}), transpose(as), scale_by);  // (E,n,T)
   } else {
-    const Tensor<T> sf = sum(f, {.axes = {1}, .keep = true});                              // (n,1)
-    const Tensor<T> sb = reshape(sum(bs, {.axes = {1}}), {e, r, 1});                       // (E,r,1)
-    const Tensor<T> st = reshape(matmul(as, sb), {e, 1, t});                               // (E,1,T)
-    logits = scale(mul(reshape(sf, {1, n, 1}), st), scale_by);                             // (E,n,T)
+    const Tensor<T> sf = sum(f, {.axes = {1}, .keep = true});         // (n,1)
+    const Tensor<T> sb = reshape(sum(bs, {.axes = {1}}), {e, r, 1});  // (E,r,1)
+    const Tensor<T> st = reshape(matmul(as, sb), {e, 1, t});          // (E,1,T)
+    logits = scale(mul(reshape(sf, {1, n, 1}), st), scale_by);        // (E,n,T)
   }
-  Tensor<T> p = softmax(logits);                                                           // (E,n,T)
+  Tensor<T> p = softmax(logits);  // (E,n,T)
   Tensor<T> values = as;
   if (o.drop_first) {
     p = slice(p, 2, 1, t);
     values = slice(as, 1, 1, t);
   }
-  const Tensor<T> low = matmul(p, values);                                                 // (E,n,r)
-  const Tensor<T> mass = o.drop_first ? sum(p, {.axes = {2}, .keep = true}) : Tensor<T>(); // (E,n,1)
-  const Tensor<T> up = linear(bs, w1);                                                     // (E*r,D)
+  const Tensor<T> low = matmul(p, values);  // (E,n,r)
+  const Tensor<T> mass =
+      o.drop_first ? sum(p, {.axes = {2}, .keep = true}) : Tensor<T>();  // (E,n,1)
+  const Tensor<T> up = linear(bs, w1);                                   // (E*r,D)
 
   if (o.combine == Combine::weighted) {
-    const Tensor<T> g = reshape(transpose(gates), {e, n, 1});                              // (E,n,1)
-    const Tensor<T> mixed = reshape(permute(mul(low, g), {1, 0, 2}), {n, e * r});          // (n,E*r)
-    const Tensor<T> share = sum(o.drop_first ? mul(g, mass) : g, {.axes = {0}});           // (n,1)
-    return add(matmul(mixed, up), mul(share, b1));                                         // (n,D)
+    const Tensor<T> g = reshape(transpose(gates), {e, n, 1});                      // (E,n,1)
+    const Tensor<T> mixed = reshape(permute(mul(low, g), {1, 0, 2}), {n, e * r});  // (n,E*r)
+    const Tensor<T> share = sum(o.drop_first ? mul(g, mass) : g, {.axes = {0}});   // (n,1)
+    return add(matmul(mixed, up), mul(share, b1));                                 // (n,D)
   }
-  const Tensor<T> each = matmul(low, reshape(up, {e, r, d}));                              // (E,n,D)
-  const Tensor<T> dz = o.drop_first ? add(each, mul(mass, b1)) : add(each, b1);            // (E,n,D)
+  const Tensor<T> each = matmul(low, reshape(up, {e, r, d}));                    // (E,n,D)
+  const Tensor<T> dz = o.drop_first ? add(each, mul(mass, b1)) : add(each, b1);  // (E,n,D)
   Tensor<T> chosen = Tensor<T>::zeros({e, n, 1});
   const Tensor<T> gv = gates.detach().contiguous();
   for (Index i = 0; i < n; ++i)
-    for (Index j = 0; j < e; ++j) chosen.data()[j * n + i] = gv.data()[i * e + j] > T(0) ? T(1) : T(0);
+    for (Index j = 0; j < e; ++j)
+      chosen.data()[j * n + i] = gv.data()[i * e + j] > T(0) ? T(1) : T(0);
   // A row that is not chosen must add exactly 0 even where exp(dz) overflows: exp(-inf).
   Tensor<T> closed = Tensor<T>::zeros({e, n, 1});
   for (Index i = 0; i < e * n; ++i)
     closed.data()[i] = chosen.data()[i] > T(0) ? T(0) : -std::numeric_limits<T>::infinity();
-  const Tensor<T> total = sum(exp(add(dz, closed)), {.axes = {0}});                        // (n,D)
+  const Tensor<T> total = sum(exp(add(dz, closed)), {.axes = {0}});  // (n,D)
   // The published code puts the double epsilon where a sum is exactly 0; it has no gradient there.
   Tensor<T> fill = Tensor<T>::zeros(total.shape());
   const Tensor<T> tv = total.detach().contiguous();
   for (Index i = 0; i < fill.numel(); ++i)
     if (tv.data()[i] == T(0)) fill.data()[i] = static_cast<T>(2.220446049250313e-16);
-  return log(add(total, fill));                                                            // (n,D)
+  return log(add(total, fill));  // (n,D)
 }
 
 /// The tokens themselves, T_e = A_e B_e: (T,r), (r,D) -> (T,D).
-template <class T> Tensor<T> expert_tokens(const Tensor<T>& a, const Tensor<T>& b) { return matmul(a, b); }
+template <class T>
+Tensor<T> expert_tokens(const Tensor<T>& a, const Tensor<T>& b) {
+  return matmul(a, b);
+}
 
 }  // namespace moraine
