@@ -31,8 +31,9 @@ std::vector<std::string> inject(M& model, const char* pattern, Make make) {
                                (v.some.empty() ? "; the model has no slots"
                                                : " -> a slot is named like \"" + v.some + "\""));
   std::vector<std::string> paths;
-  for (auto& [path, slot] : v.found) {
-    slot->wrap([&](std::unique_ptr<Layer<T>> old) -> std::unique_ptr<Layer<T>> {
+  for (auto& found : v.found) {
+    const std::string& path = found.first;
+    found.second->wrap([&](std::unique_ptr<Layer<T>> old) -> std::unique_ptr<Layer<T>> {
       return make(std::move(old), path);
     });
     paths.push_back(path);
