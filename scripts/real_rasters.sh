@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The two runs of docs/06-real-rasters.md on real scenes: train, predict, evaluate.
 #   scripts/real_rasters.sh [FOLDER]      the program: MORAINE, by default build/cpu/bin/moraine
-# About 4 minutes on 2 cores. Needs the data sets beside the clone (../shared/data); ends with a
+# About 2 minutes of processor time. Needs the data sets beside the clone (../shared/data); ends with a
 # message where they are missing. Run twice, it predicts and evaluates with the models of the first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
