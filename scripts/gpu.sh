@@ -5,8 +5,7 @@
 #   scripts/gpu.sh --carry    on the machine where the packages are: copies their headers to .deps/
 #   scripts/gpu.sh            on the GPU machine: needs nvcc, g++, cmake; uses .deps/ if it is there
 #
-# It has run only where there is no GPU so far: there it builds everything and the rows that need a
-# device say that they are left out.
+# Not run yet, neither with a GPU nor without: whoever is lent one first should expect to mend it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 deps="$PWD/.deps"

@@ -87,7 +87,8 @@ std::unique_ptr<Segmenter<float>> train_method(const ShiftMethod& method, const 
 int run_demo(const DemoOptions& o) {
   const double began = seconds();
   const Trunks trunks = load_trunks(models_folder(o));
-  for (std::size_t at = o.output.find('/', 1); at != std::string::npos; at = o.output.find('/', at + 1))
+  for (std::size_t at = o.output.find('/', 1); at != std::string::npos;
+       at = o.output.find('/', at + 1))
     mkdir(o.output.substr(0, at).c_str(), 0777);
   mkdir(o.output.c_str(), 0777);
   if (access(o.output.c_str(), W_OK) != 0)

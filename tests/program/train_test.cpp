@@ -237,7 +237,8 @@ TEST_CASE("predict and eval: a map in the right place, in bounded memory, or one
     for (const std::string& n : scratch::list(dir.path)) CHECK_MESSAGE(!has(n, "map.tif"), n);
   };
   tiny::write_scene(dir / "empty.tif", "", {.empty = true});
-  fails("empty.tif", {}, "nothing but nodata in the bands that are read; 2240 pixels, nodata -9999");
+  fails("empty.tif", {},
+        "nothing but nodata in the bands that are read; 2240 pixels, nodata -9999");
   fails("labels.tif", {}, "was trained on 4 bands");
   fails("labels.tif", {"--bands", "red"}, "lies outside of the scene");
   fails("big.tif", {"--bands", "red,green"}, "2 bands given for a scene with 4");

@@ -11,10 +11,11 @@ namespace moraine MORAINE_API {
 /// Adds dL/dx to the gradient of every leaf x that y depends on, where L = sum(y * dy). Without
 /// dy, y must have one element. What the tape kept is freed on the way: a second call needs the
 /// value to be computed again. Gradients of leaves accumulate until zero_grad().
-template <class T> void backward(const Tensor<T>& y, Tensor<T> dy = {}) {
+template <class T>
+void backward(const Tensor<T>& y, Tensor<T> dy = {}) {
   if (!y.tracked())
-    fail(ErrorKind::value, "backward: the value depends on no tensor with requires_grad(); shape " +
-                               str(y.shape()));
+    fail(ErrorKind::value,
+         "backward: the value depends on no tensor with requires_grad(); shape " + str(y.shape()));
   if (!dy.defined()) {
     if (y.numel() != 1)
       fail(ErrorKind::shape, "backward: a value with more than one element needs dy; shape " +

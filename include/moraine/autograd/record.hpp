@@ -22,12 +22,14 @@
 namespace moraine MORAINE_API {
 
 /// One entry per input, in the order of the inputs; an undefined tensor where there is no gradient.
-template <class T> using Grads = std::vector<Tensor<T>>;
+template <class T>
+using Grads = std::vector<Tensor<T>>;
 
 /// Hears the value of every op before it is returned; how a training loop finds the first NaN.
 struct OpListener {
   virtual ~OpListener() = default;
-  virtual void heard(const char* op, Dtype dtype, const void* data, Index n, const Shape& shape) = 0;
+  virtual void heard(const char* op, Dtype dtype, const void* data, Index n,
+                     const Shape& shape) = 0;
 };
 
 /// Per thread: whether ops are recorded, and who listens.
@@ -87,12 +89,14 @@ struct Node {
 };
 
 /// Tensor<T> -> Grads<T>, type-erased without <functional> (which costs every file 0.1 s).
-template <class T> class Vjp {
+template <class T>
+class Vjp {
   struct Base {
     virtual ~Base() = default;
     virtual Grads<T> call(const Tensor<T>& dy) = 0;
   };
-  template <class F> struct Model final : Base {
+  template <class F>
+  struct Model final : Base {
     F f;
     explicit Model(F&& g) : f(std::move(g)) {}
     Grads<T> call(const Tensor<T>& dy) override { return f(dy); }
@@ -101,12 +105,14 @@ template <class T> class Vjp {
 
  public:
   Vjp() = default;
-  template <class F> explicit Vjp(F f) : p_(new Model<F>(std::move(f))) {}
+  template <class F>
+  explicit Vjp(F f) : p_(new Model<F>(std::move(f))) {}
   explicit operator bool() const { return p_ != nullptr; }
   Grads<T> operator()(const Tensor<T>& dy) const { return p_->call(dy); }
 };
 
-template <class T> struct NodeOf final : Node {
+template <class T>
+struct NodeOf final : Node {
   Tensor<T> grad;
   Vjp<T> vjp;
   bool own_grad = false;  // nobody else sees its storage: later gradients are added in place
@@ -121,11 +127,14 @@ template <class T> struct NodeOf final : Node {
 };
 
 /// True when a gradient with respect to x will be asked for.
-template <class T> bool wants(const Tensor<T>& x) { return tape().recording && x.tracked(); }
+template <class T>
+bool wants(const Tensor<T>& x) {
+  return tape().recording && x.tracked();
+}
 
-template <class T> void hear(const char* op, const Tensor<T>& y) {
-  if (tape().listener)
-    tape().listener->heard(op, dtype_of<T>, y.data(), y.numel(), y.shape());
+template <class T>
+void hear(const char* op, const Tensor<T>& y) {
+  if (tape().listener) tape().listener->heard(op, dtype_of<T>, y.data(), y.numel(), y.shape());
 }
 
 /// Returns y, tracked if any input is. `op` must outlive the tape (a string literal). `inputs` is
@@ -162,18 +171,21 @@ Tensor<T> record(const char* op, Tensor<T> y, const std::vector<Tensor<T>>& inpu
 }
 
 /// y += x, elementwise, for contiguous tensors of one shape; the sum of gradients.
-template <class T> struct AddInto {
+template <class T>
+struct AddInto {
   static constexpr const char* name = "add_into";
   Index n;
   const T* x;
   T* y;
   static void cpu(const AddInto& k);
 };
-template <class T> void add_into(const Tensor<T>& y, const Tensor<T>& x) {
+template <class T>
+void add_into(const Tensor<T>& y, const Tensor<T>& x) {
   launch(y.device(), AddInto<T>{y.numel(), x.data(), y.data()});
 }
 
-template <class T> void NodeOf<T>::accumulate(const Tensor<T>& g) {
+template <class T>
+void NodeOf<T>::accumulate(const Tensor<T>& g) {
   if (!grad.defined()) {
     grad = g.detach();
     own_grad = false;
@@ -189,7 +201,8 @@ template <class T> void NodeOf<T>::accumulate(const Tensor<T>& g) {
   add_into(grad, g.contiguous());
 }
 
-template <class T> void NodeOf<T>::pull() {
+template <class T>
+void NodeOf<T>::pull() {
   if (leaf || !grad.defined()) return;
   if (released || !vjp)
     fail(ErrorKind::value, std::string("backward: the graph below ") + op +
@@ -200,16 +213,19 @@ template <class T> void NodeOf<T>::pull() {
 }
 
 // ---- members of Tensor that need the tape
-template <class T> Tensor<T>& Tensor<T>::requires_grad(bool on) {
+template <class T>
+Tensor<T>& Tensor<T>::requires_grad(bool on) {
   static_assert(std::is_floating_point_v<T> || std::is_same_v<T, bfloat16>,
                 "requires_grad: only floating tensors have gradients");
   node_ = on ? std::make_shared<NodeOf<T>>() : nullptr;
   return *this;
 }
-template <class T> Tensor<T> Tensor<T>::grad() const {
+template <class T>
+Tensor<T> Tensor<T>::grad() const {
   return node_ ? static_cast<NodeOf<T>*>(node_.get())->grad : Tensor<T>();
 }
-template <class T> void Tensor<T>::zero_grad() {
+template <class T>
+void Tensor<T>::zero_grad() {
   if (node_) static_cast<NodeOf<T>*>(node_.get())->grad = {};
 }
 
@@ -218,7 +234,8 @@ template <class T> void Tensor<T>::zero_grad() {
 #ifdef MORAINE_HOST
 #include <moraine/core/parallel.hpp>
 namespace moraine MORAINE_API {
-template <class T> void AddInto<T>::cpu(const AddInto& k) {
+template <class T>
+void AddInto<T>::cpu(const AddInto& k) {
   parallel_for(k.n, 1 << 15, [&](Index b, Index e) {
     for (Index i = b; i < e; ++i) k.y[i] += k.x[i];
   });

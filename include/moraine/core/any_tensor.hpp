@@ -25,18 +25,21 @@ struct AnyTensor {
 
   AnyTensor() = default;
   /// Shares the storage of a contiguous CPU tensor; copies any other.
-  template <class T> AnyTensor(const Tensor<T>& t);
+  template <class T>
+  AnyTensor(const Tensor<T>& t);
 
   /// A tensor of T. Shares the bytes when the element type and the alignment fit and copies or
   /// converts otherwise. A shared tensor must not be written to.
   /// Throws ErrorKind::dtype for Dtype::other.
-  template <class T> Tensor<T> as() const;
+  template <class T>
+  Tensor<T> as() const;
 };
 
 /// Name -> tensor, sorted by name; what io fills and nn::load consumes.
 using TensorMap = std::map<std::string, AnyTensor>;
 
-template <class T> AnyTensor::AnyTensor(const Tensor<T>& t) {
+template <class T>
+AnyTensor::AnyTensor(const Tensor<T>& t) {
   const Tensor<T> c = t.to(Device::cpu).contiguous();
   dtype = dtype_of<T>;
   shape = c.shape();
@@ -45,7 +48,8 @@ template <class T> AnyTensor::AnyTensor(const Tensor<T>& t) {
   bytes = static_cast<std::size_t>(c.numel()) * sizeof(T);
 }
 
-template <class T> Tensor<T> AnyTensor::as() const {
+template <class T>
+Tensor<T> AnyTensor::as() const {
   if (dtype == dtype_of<T> && reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0 && owner)
     return Tensor<T>::borrow(reinterpret_cast<T*>(const_cast<std::byte*>(data)), shape, owner);
   Tensor<T> out = Tensor<T>::empty(shape);

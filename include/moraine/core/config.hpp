@@ -28,12 +28,12 @@
 /// moraine::compiled: a promise that compiled.cpp holds the instantiation. In compiled.cpp: the
 /// instantiation itself.
 #if defined(MORAINE_COMPILING)
-#define MORAINE_INSTANTIATE(...)       \
-  template struct __VA_ARGS__<float>;  \
+#define MORAINE_INSTANTIATE(...)      \
+  template struct __VA_ARGS__<float>; \
   template struct __VA_ARGS__<double>;
 #elif defined(MORAINE_COMPILED)
-#define MORAINE_INSTANTIATE(...)              \
-  extern template struct __VA_ARGS__<float>;  \
+#define MORAINE_INSTANTIATE(...)             \
+  extern template struct __VA_ARGS__<float>; \
   extern template struct __VA_ARGS__<double>;
 #else
 #define MORAINE_INSTANTIATE(...)

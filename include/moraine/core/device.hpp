@@ -24,9 +24,9 @@ inline const char* name_of(Device d) { return d == Device::cpu ? "cpu" : "cuda";
 /// step of a training loop, which asks for the same sizes again (a fresh block costs a page fault
 /// for every 4 KiB).
 struct CpuDevice {
-  std::atomic<std::size_t> live{0};         ///< bytes held by tensors now
-  std::atomic<std::size_t> peak{0};         ///< the most that were held at once
-  std::atomic<std::size_t> limit{0};        ///< refuse to hold more than this; 0: no limit
+  std::atomic<std::size_t> live{0};   ///< bytes held by tensors now
+  std::atomic<std::size_t> peak{0};   ///< the most that were held at once
+  std::atomic<std::size_t> limit{0};  ///< refuse to hold more than this; 0: no limit
   std::atomic<std::size_t> cache_limit{std::size_t{1} << 28};  ///< bytes kept for reuse; 0: none
 
   void* alloc(std::size_t bytes);
@@ -38,7 +38,9 @@ struct CpuDevice {
  private:
   static constexpr std::size_t kept_from = 1 << 15;  // smaller blocks: malloc is fast enough
   static constexpr int classes = 4 * 32;             // four sizes per power of two from kept_from
-  struct Block { Block* next; };
+  struct Block {
+    Block* next;
+  };
   static std::size_t round(std::size_t bytes, int& cls) {
     std::size_t base = kept_from;
     cls = 0;
@@ -59,12 +61,14 @@ inline void* CpuDevice::alloc(std::size_t bytes) {
   const std::size_t most = limit.load(std::memory_order_relaxed);
   if (most && now > most) {
     live -= bytes;
-    fail(ErrorKind::memory, "memory: a tensor of " + std::to_string(bytes) + " bytes would pass the limit; " +
-                                std::to_string(now) + " of " + std::to_string(most) +
+    fail(ErrorKind::memory, "memory: a tensor of " + std::to_string(bytes) +
+                                " bytes would pass the limit; " + std::to_string(now) + " of " +
+                                std::to_string(most) +
                                 " bytes -> smaller windows or batches, or a larger --memory");
   }
   std::size_t seen = peak.load();
-  while (now > seen && !peak.compare_exchange_weak(seen, now)) {}
+  while (now > seen && !peak.compare_exchange_weak(seen, now)) {
+  }
   std::size_t want = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
   if (want >= kept_from && cache_limit.load(std::memory_order_relaxed)) {
     int cls;
@@ -129,19 +133,21 @@ inline CudaDevice cuda_device;
 inline bool cuda_available() { return cuda_device.alloc != nullptr; }
 
 /// Where the launcher of kernel K sits once a .cu file is linked.
-template <class K> struct CudaSlot {
+template <class K>
+struct CudaSlot {
   static inline void (*run)(const K&) = nullptr;
 };
 
 /// Runs kernel K where its tensors are.
-template <class K> void launch(Device d, const K& k) {
+template <class K>
+void launch(Device d, const K& k) {
   if (d == Device::cpu) return K::cpu(k);
   if (!CudaSlot<K>::run)
     fail(ErrorKind::device,
          std::string(K::name) + ": " +
              (cuda_device.alloc ? "has no CUDA kernel for this element type yet -> move the tensor "
                                   "to the CPU with .to(Device::cpu)"
-                              : cuda_device.status));
+                                : cuda_device.status));
   CudaSlot<K>::run(k);
 }
 
@@ -149,8 +155,8 @@ template <class K> void launch(Device d, const K& k) {
 
 /// Last lines of an op's device section: hands a launcher with internal linkage to the slot of
 /// kernel K<float>. A second line with another type binds that type.
-#define MORAINE_CUDA_KERNEL(K, T, launcher)                                \
-  namespace {                                                              \
-  [[maybe_unused]] const bool bound_##launcher##_##T =                     \
-      ((::moraine::CudaSlot<K<T>>::run = &launcher<T>), true);             \
+#define MORAINE_CUDA_KERNEL(K, T, launcher)                    \
+  namespace {                                                  \
+  [[maybe_unused]] const bool bound_##launcher##_##T =         \
+      ((::moraine::CudaSlot<K<T>>::run = &launcher<T>), true); \
   }

@@ -50,8 +50,7 @@ struct float16 {
       std::memcpy(&r, &m, 4);
       bits = static_cast<std::uint16_t>(sign | (r - 0x3f000000u));
     } else {
-      bits = static_cast<std::uint16_t>(
-          sign | ((mag + 0xc8000fffu + ((mag >> 13) & 1u)) >> 13));
+      bits = static_cast<std::uint16_t>(sign | ((mag + 0xc8000fffu + ((mag >> 13) & 1u)) >> 13));
     }
   }
   operator float() const {
@@ -73,24 +72,60 @@ struct float16 {
 };
 
 /// The type in which sums, norms, gates, softmax and losses of T are accumulated.
-template <class T> struct acc_of { using type = T; };
-template <> struct acc_of<bfloat16> { using type = float; };
-template <> struct acc_of<float16> { using type = float; };
-template <class T> using acc = typename acc_of<T>::type;
+template <class T>
+struct acc_of {
+  using type = T;
+};
+template <>
+struct acc_of<bfloat16> {
+  using type = float;
+};
+template <>
+struct acc_of<float16> {
+  using type = float;
+};
+template <class T>
+using acc = typename acc_of<T>::type;
 
 enum class Dtype : std::uint8_t {
-  boolean, u8, i8, u16, i16, f16, bf16, u32, i32, f32, u64, i64, f64,
+  boolean,
+  u8,
+  i8,
+  u16,
+  i16,
+  f16,
+  bf16,
+  u32,
+  i32,
+  f32,
+  u64,
+  i64,
+  f64,
   other  ///< known to safetensors, not convertible here (F8 and narrower, C64)
 };
 
 /// Bytes of one element; 0 for Dtype::other.
 inline int size_of(Dtype d) {
   switch (d) {
-    case Dtype::boolean: case Dtype::u8: case Dtype::i8: return 1;
-    case Dtype::u16: case Dtype::i16: case Dtype::f16: case Dtype::bf16: return 2;
-    case Dtype::u32: case Dtype::i32: case Dtype::f32: return 4;
-    case Dtype::u64: case Dtype::i64: case Dtype::f64: return 8;
-    case Dtype::other: break;
+    case Dtype::boolean:
+    case Dtype::u8:
+    case Dtype::i8:
+      return 1;
+    case Dtype::u16:
+    case Dtype::i16:
+    case Dtype::f16:
+    case Dtype::bf16:
+      return 2;
+    case Dtype::u32:
+    case Dtype::i32:
+    case Dtype::f32:
+      return 4;
+    case Dtype::u64:
+    case Dtype::i64:
+    case Dtype::f64:
+      return 8;
+    case Dtype::other:
+      break;
   }
   return 0;
 }
@@ -98,59 +133,102 @@ inline int size_of(Dtype d) {
 /// The names that safetensors uses: "F32", "BF16", ...
 inline const char* name_of(Dtype d) {
   switch (d) {
-    case Dtype::boolean: return "BOOL";
-    case Dtype::u8: return "U8";
-    case Dtype::i8: return "I8";
-    case Dtype::u16: return "U16";
-    case Dtype::i16: return "I16";
-    case Dtype::f16: return "F16";
-    case Dtype::bf16: return "BF16";
-    case Dtype::u32: return "U32";
-    case Dtype::i32: return "I32";
-    case Dtype::f32: return "F32";
-    case Dtype::u64: return "U64";
-    case Dtype::i64: return "I64";
-    case Dtype::f64: return "F64";
-    case Dtype::other: break;
+    case Dtype::boolean:
+      return "BOOL";
+    case Dtype::u8:
+      return "U8";
+    case Dtype::i8:
+      return "I8";
+    case Dtype::u16:
+      return "U16";
+    case Dtype::i16:
+      return "I16";
+    case Dtype::f16:
+      return "F16";
+    case Dtype::bf16:
+      return "BF16";
+    case Dtype::u32:
+      return "U32";
+    case Dtype::i32:
+      return "I32";
+    case Dtype::f32:
+      return "F32";
+    case Dtype::u64:
+      return "U64";
+    case Dtype::i64:
+      return "I64";
+    case Dtype::f64:
+      return "F64";
+    case Dtype::other:
+      break;
   }
   return "OTHER";
 }
 
-template <class T> inline constexpr Dtype dtype_of = Dtype::other;
-template <> inline constexpr Dtype dtype_of<bool> = Dtype::boolean;
-template <> inline constexpr Dtype dtype_of<std::uint8_t> = Dtype::u8;
-template <> inline constexpr Dtype dtype_of<std::int8_t> = Dtype::i8;
-template <> inline constexpr Dtype dtype_of<std::uint16_t> = Dtype::u16;
-template <> inline constexpr Dtype dtype_of<std::int16_t> = Dtype::i16;
-template <> inline constexpr Dtype dtype_of<float16> = Dtype::f16;
-template <> inline constexpr Dtype dtype_of<bfloat16> = Dtype::bf16;
-template <> inline constexpr Dtype dtype_of<std::uint32_t> = Dtype::u32;
-template <> inline constexpr Dtype dtype_of<std::int32_t> = Dtype::i32;
-template <> inline constexpr Dtype dtype_of<float> = Dtype::f32;
-template <> inline constexpr Dtype dtype_of<std::uint64_t> = Dtype::u64;
-template <> inline constexpr Dtype dtype_of<std::int64_t> = Dtype::i64;
-template <> inline constexpr Dtype dtype_of<double> = Dtype::f64;
+template <class T>
+inline constexpr Dtype dtype_of = Dtype::other;
+template <>
+inline constexpr Dtype dtype_of<bool> = Dtype::boolean;
+template <>
+inline constexpr Dtype dtype_of<std::uint8_t> = Dtype::u8;
+template <>
+inline constexpr Dtype dtype_of<std::int8_t> = Dtype::i8;
+template <>
+inline constexpr Dtype dtype_of<std::uint16_t> = Dtype::u16;
+template <>
+inline constexpr Dtype dtype_of<std::int16_t> = Dtype::i16;
+template <>
+inline constexpr Dtype dtype_of<float16> = Dtype::f16;
+template <>
+inline constexpr Dtype dtype_of<bfloat16> = Dtype::bf16;
+template <>
+inline constexpr Dtype dtype_of<std::uint32_t> = Dtype::u32;
+template <>
+inline constexpr Dtype dtype_of<std::int32_t> = Dtype::i32;
+template <>
+inline constexpr Dtype dtype_of<float> = Dtype::f32;
+template <>
+inline constexpr Dtype dtype_of<std::uint64_t> = Dtype::u64;
+template <>
+inline constexpr Dtype dtype_of<std::int64_t> = Dtype::i64;
+template <>
+inline constexpr Dtype dtype_of<double> = Dtype::f64;
 
 inline bool is_float(Dtype d) {
   return d == Dtype::f16 || d == Dtype::bf16 || d == Dtype::f32 || d == Dtype::f64;
 }
 
 /// Calls f with a value of the element type that d names; throws for Dtype::other.
-template <class F> decltype(auto) visit(Dtype d, F&& f) {
+template <class F>
+decltype(auto) visit(Dtype d, F&& f) {
   switch (d) {
-    case Dtype::boolean: case Dtype::u8: return f(std::uint8_t{});
-    case Dtype::i8: return f(std::int8_t{});
-    case Dtype::u16: return f(std::uint16_t{});
-    case Dtype::i16: return f(std::int16_t{});
-    case Dtype::f16: return f(float16{});
-    case Dtype::bf16: return f(bfloat16{});
-    case Dtype::u32: return f(std::uint32_t{});
-    case Dtype::i32: return f(std::int32_t{});
-    case Dtype::f32: return f(float{});
-    case Dtype::u64: return f(std::uint64_t{});
-    case Dtype::i64: return f(std::int64_t{});
-    case Dtype::f64: return f(double{});
-    case Dtype::other: break;
+    case Dtype::boolean:
+    case Dtype::u8:
+      return f(std::uint8_t{});
+    case Dtype::i8:
+      return f(std::int8_t{});
+    case Dtype::u16:
+      return f(std::uint16_t{});
+    case Dtype::i16:
+      return f(std::int16_t{});
+    case Dtype::f16:
+      return f(float16{});
+    case Dtype::bf16:
+      return f(bfloat16{});
+    case Dtype::u32:
+      return f(std::uint32_t{});
+    case Dtype::i32:
+      return f(std::int32_t{});
+    case Dtype::f32:
+      return f(float{});
+    case Dtype::u64:
+      return f(std::uint64_t{});
+    case Dtype::i64:
+      return f(std::int64_t{});
+    case Dtype::f64:
+      return f(double{});
+    case Dtype::other:
+      break;
   }
   fail(ErrorKind::dtype, "visit: this element type has no counterpart in C++");
 }

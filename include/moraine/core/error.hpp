@@ -11,16 +11,16 @@
 namespace moraine MORAINE_API {
 
 enum class ErrorKind {
-  shape,     ///< sizes or ranks that do not fit
-  value,     ///< an argument out of its range
-  dtype,     ///< an element type that an operation does not take
-  device,    ///< a tensor on another device, or a device that is not there
-  file,      ///< a file that cannot be opened, read or written
-  format,    ///< bytes that are not what their format promises
-  config,    ///< a configuration field
-  key,       ///< a named tensor that is missing, unexpected or mis-shaped
-  memory,    ///< a limit on memory that would be passed
-  non_finite ///< NaN or infinity where the caller asked for none
+  shape,      ///< sizes or ranks that do not fit
+  value,      ///< an argument out of its range
+  dtype,      ///< an element type that an operation does not take
+  device,     ///< a tensor on another device, or a device that is not there
+  file,       ///< a file that cannot be opened, read or written
+  format,     ///< bytes that are not what their format promises
+  config,     ///< a configuration field
+  key,        ///< a named tensor that is missing, unexpected or mis-shaped
+  memory,     ///< a limit on memory that would be passed
+  non_finite  ///< NaN or infinity where the caller asked for none
 };
 
 class Error : public std::exception {

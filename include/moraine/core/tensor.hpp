@@ -20,7 +20,7 @@
 
 namespace moraine MORAINE_API {
 
-struct Node;              // one recorded operation or leaf: autograd/record.hpp
+struct Node;  // one recorded operation or leaf: autograd/record.hpp
 using NodePtr = std::shared_ptr<Node>;
 
 /// A block of memory on a device. It frees itself.
@@ -58,7 +58,8 @@ class Storage {
   bool borrowed_ = false;
 };
 
-template <class T = float> class Tensor {
+template <class T = float>
+class Tensor {
  public:
   using value_type = T;
 
@@ -67,8 +68,8 @@ template <class T = float> class Tensor {
   /// Contiguous values, row by row, on the CPU. Throws when the count is not shape.numel().
   Tensor(const Shape& shape, const std::vector<T>& values) : Tensor(empty(shape)) {
     if (static_cast<Index>(values.size()) != numel())
-      fail(ErrorKind::shape, "tensor: " + std::to_string(values.size()) + " values for shape " +
-                                 str(shape));
+      fail(ErrorKind::shape,
+           "tensor: " + std::to_string(values.size()) + " values for shape " + str(shape));
     if (numel()) std::memcpy(data_, values.data(), values.size() * sizeof(T));
   }
 
@@ -95,7 +96,9 @@ template <class T = float> class Tensor {
   static Tensor zeros(const Shape& shape, Device device = Device::cpu) {
     if (device == Device::cpu) {
       Tensor t = empty(shape);
-      if (t.numel()) std::memset(static_cast<void*>(t.data_), 0, static_cast<std::size_t>(t.numel()) * sizeof(T));
+      if (t.numel())
+        std::memset(static_cast<void*>(t.data_), 0,
+                    static_cast<std::size_t>(t.numel()) * sizeof(T));
       return t;
     }
     return full(shape, T(0), device);
@@ -172,7 +175,8 @@ template <class T = float> class Tensor {
   /// One element, by indices. Copies from the device if need be.
   T at(std::initializer_list<Index> index) const {
     if (static_cast<int>(index.size()) != shape_.rank)
-      fail(ErrorKind::shape, "at: " + std::to_string(index.size()) + " indices for shape " + str(shape_));
+      fail(ErrorKind::shape,
+           "at: " + std::to_string(index.size()) + " indices for shape " + str(shape_));
     Index offset = 0;
     int a = 0;
     for (Index i : index) {
@@ -262,10 +266,12 @@ template <class T = float> class Tensor {
 };
 
 /// Uninitialised, with the shape and device of another tensor.
-template <class T> Tensor<T> empty_like(const Tensor<T>& x) {
+template <class T>
+Tensor<T> empty_like(const Tensor<T>& x) {
   return Tensor<T>::empty(x.shape(), x.device());
 }
-template <class T> Tensor<T> zeros_like(const Tensor<T>& x) {
+template <class T>
+Tensor<T> zeros_like(const Tensor<T>& x) {
   return Tensor<T>::zeros(x.shape(), x.device());
 }
 

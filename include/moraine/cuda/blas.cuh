@@ -27,12 +27,14 @@ inline cublasHandle_t blas() {
 }
 inline cublasStatus_t call(cublasHandle_t h, cublasOperation_t p, cublasOperation_t q, int m, int n,
                            int k, const float* f, const float* a, int la, Index sa, const float* b,
-                           int lb, Index sb, const float* z, float* c, int lc, Index sc, int count) {
+                           int lb, Index sb, const float* z, float* c, int lc, Index sc,
+                           int count) {
   return cublasSgemmStridedBatched(h, p, q, m, n, k, f, a, la, sa, b, lb, sb, z, c, lc, sc, count);
 }
 inline cublasStatus_t call(cublasHandle_t h, cublasOperation_t p, cublasOperation_t q, int m, int n,
-                           int k, const double* f, const double* a, int la, Index sa, const double* b,
-                           int lb, Index sb, const double* z, double* c, int lc, Index sc, int count) {
+                           int k, const double* f, const double* a, int la, Index sa,
+                           const double* b, int lb, Index sb, const double* z, double* c, int lc,
+                           Index sc, int count) {
   return cublasDgemmStridedBatched(h, p, q, m, n, k, f, a, la, sa, b, lb, sb, z, c, lc, sc, count);
 }
 
@@ -43,10 +45,10 @@ void gemm_strided(Index m, Index n, Index k, T alpha, const T* a, Index a_row, I
                   Index step_c, Index batch) {
   if (m == 0 || n == 0 || batch == 0) return;
   if (k == 0) return check(cudaMemset(c, 0, sizeof(T) * m * n * batch), "cudaMemset");
-  if ((a_row != 1 && a_col != 1) || (b_row != 1 && b_col != 1) || m > 0x7fffffff || n > 0x7fffffff ||
-      k > 0x7fffffff || batch > 0x7fffffff)
-    fail(ErrorKind::device, "matmul: this layout has no CUDA form; sizes " + std::to_string(m) + " x " +
-                                std::to_string(n) + " x " + std::to_string(k) +
+  if ((a_row != 1 && a_col != 1) || (b_row != 1 && b_col != 1) || m > 0x7fffffff ||
+      n > 0x7fffffff || k > 0x7fffffff || batch > 0x7fffffff)
+    fail(ErrorKind::device, "matmul: this layout has no CUDA form; sizes " + std::to_string(m) +
+                                " x " + std::to_string(n) + " x " + std::to_string(k) +
                                 " -> make the operands contiguous");
   const auto leading = [](Index row, Index col, Index rows, Index cols, cublasOperation_t& op) {
     op = col == 1 ? CUBLAS_OP_N : CUBLAS_OP_T;  // row-major is column-major transposed
@@ -56,8 +58,8 @@ void gemm_strided(Index m, Index n, Index k, T alpha, const T* a, Index a_row, I
   cublasOperation_t op_a, op_b;
   const int la = leading(a_row, a_col, m, k, op_a), lb = leading(b_row, b_col, k, n, op_b);
   const T zero = 0;
-  check(call(blas(), op_b, op_a, static_cast<int>(n), static_cast<int>(m), static_cast<int>(k), &alpha,
-             b, lb, step_b, a, la, step_a, &zero, c, static_cast<int>(n), step_c,
+  check(call(blas(), op_b, op_a, static_cast<int>(n), static_cast<int>(m), static_cast<int>(k),
+             &alpha, b, lb, step_b, a, la, step_a, &zero, c, static_cast<int>(n), step_c,
              static_cast<int>(batch)),
         "matmul");
 }

@@ -18,7 +18,8 @@ inline void check(cudaError_t e, const char* what) {
 // One thread per element, in steps of the whole grid.
 __device__ inline Index first() { return Index{blockIdx.x} * blockDim.x + threadIdx.x; }
 __device__ inline Index step() { return Index{gridDim.x} * blockDim.x; }
-template <class K> void elementwise(Index n, void (*kernel)(K), const K& k) {
+template <class K>
+void elementwise(Index n, void (*kernel)(K), const K& k) {
   if (n == 0) return;
   const Index blocks = (n + 255) / 256;
   kernel<<<static_cast<unsigned>(blocks < 4096 ? blocks : 4096), 256>>>(k);
@@ -28,7 +29,8 @@ template <class K> void elementwise(Index n, void (*kernel)(K), const K& k) {
 // One warp (threadIdx.x) per row, eight rows per block (threadIdx.y).
 __device__ inline Index first_row() { return Index{blockIdx.x} * blockDim.y + threadIdx.y; }
 __device__ inline Index row_step() { return Index{gridDim.x} * blockDim.y; }
-template <class K> void per_row(Index rows, void (*kernel)(K), const K& k) {
+template <class K>
+void per_row(Index rows, void (*kernel)(K), const K& k) {
   if (rows == 0) return;
   const Index blocks = (rows + 7) / 8;
   kernel<<<static_cast<unsigned>(blocks < 65535 ? blocks : 65535), dim3(32, 8)>>>(k);

@@ -14,7 +14,8 @@ namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
 /// y row-major with `shape`; a and b with strides, 0 on repeated axes.
-template <class F, class T> struct Binary {
+template <class F, class T>
+struct Binary {
   static constexpr const char* name = F::name;
   Shape shape, sa, sb;
   const T *a, *b;
@@ -62,7 +63,8 @@ inline Shape broadcast(const char* op, const Shape& a, const Shape& b) {
     if (x == 1)
       x = y;
     else if (y != 1 && y != x)
-      fail(ErrorKind::shape, std::string(op) + ": shapes do not broadcast; a " + str(a) + ", b " + str(b));
+      fail(ErrorKind::shape,
+           std::string(op) + ": shapes do not broadcast; a " + str(a) + ", b " + str(b));
   }
   return out;
 }
@@ -73,35 +75,40 @@ inline void check_device(const char* op, Device a, Device b) {
 }
 
 /// f(a,b) without the tape.
-template <class F, class T> Tensor<T> binary_values(const Tensor<T>& a, const Tensor<T>& b) {
+template <class F, class T>
+Tensor<T> binary_values(const Tensor<T>& a, const Tensor<T>& b) {
   check_device(F::name, a.device(), b.device());
   const Shape shape = broadcast(F::name, a.shape(), b.shape());
   const Tensor<T> ea = expand_view(a, shape), eb = expand_view(b, shape);
   Tensor<T> y = Tensor<T>::empty(shape, a.device());
-  launch(a.device(), Binary<F, T>{shape, ea.strides(), eb.strides(), ea.data(), eb.data(), y.data()});
+  launch(a.device(),
+         Binary<F, T>{shape, ea.strides(), eb.strides(), ea.data(), eb.data(), y.data()});
   return y;
 }
 
 /// y = F::f(a,b) with its gradients; the form of every op below, and of a user's own rule.
-template <class F, class T> Tensor<T> binary(const Tensor<T>& a, const Tensor<T>& b) {
+template <class F, class T>
+Tensor<T> binary(const Tensor<T>& a, const Tensor<T>& b) {
   Tensor<T> y = binary_values<F>(a, b);
   const bool da = wants(a), db = wants(b);
   Tensor<T> ka, kb;
   if (F::needs_operands && (da || db)) ka = a.detach(), kb = b.detach();
-  return record(F::name, y, {&a, &b},
-                [ka, kb, da, db, sa = a.shape(), sb = b.shape()](const Tensor<T>& dy) {
-                  Grads<T> g(2);
-                  if constexpr (F::needs_operands) {
-                    if (da) g[0] = sum_to(binary_values<rules::Mul>(
-                        dy, binary_values<rules::SlopeA<F>>(ka, kb)), sa);
-                    if (db) g[1] = sum_to(binary_values<rules::Mul>(
-                        dy, binary_values<rules::SlopeB<F>>(ka, kb)), sb);
-                  } else {
-                    if (da) g[0] = sum_to(dy, sa);
-                    if (db) g[1] = sum_to(F::template db<T>(T(0), T(0)) == T(1) ? dy : scaled(dy, T(-1)), sb);
-                  }
-                  return g;
-                });
+  return record(
+      F::name, y, {&a, &b}, [ka, kb, da, db, sa = a.shape(), sb = b.shape()](const Tensor<T>& dy) {
+        Grads<T> g(2);
+        if constexpr (F::needs_operands) {
+          if (da)
+            g[0] =
+                sum_to(binary_values<rules::Mul>(dy, binary_values<rules::SlopeA<F>>(ka, kb)), sa);
+          if (db)
+            g[1] =
+                sum_to(binary_values<rules::Mul>(dy, binary_values<rules::SlopeB<F>>(ka, kb)), sb);
+        } else {
+          if (da) g[0] = sum_to(dy, sa);
+          if (db) g[1] = sum_to(F::template db<T>(T(0), T(0)) == T(1) ? dy : scaled(dy, T(-1)), sb);
+        }
+        return g;
+      });
 }
 
 // clang-format off
@@ -115,32 +122,58 @@ template <class T> Tensor<T> maximum(const Tensor<T>& a, const Tensor<T>& b) { r
 template <class T> Tensor<T> minimum(const Tensor<T>& a, const Tensor<T>& b) { return binary<rules::Minimum>(a, b); }
 // clang-format on
 /// a * b; keeps only the operand whose partner wants a gradient.
-template <class T> Tensor<T> mul(const Tensor<T>& a, const Tensor<T>& b) {
+template <class T>
+Tensor<T> mul(const Tensor<T>& a, const Tensor<T>& b) {
   Tensor<T> y = binary_values<rules::Mul>(a, b);
-  const Tensor<T> ka = wants(b) ? a.detach() : Tensor<T>(), kb = wants(a) ? b.detach() : Tensor<T>();
+  const Tensor<T> ka = wants(b) ? a.detach() : Tensor<T>(),
+                  kb = wants(a) ? b.detach() : Tensor<T>();
   return record("mul", y, {&a, &b}, [ka, kb, sa = a.shape(), sb = b.shape()](const Tensor<T>& dy) {
     return Grads<T>{kb.defined() ? sum_to(binary_values<rules::Mul>(dy, kb), sa) : Tensor<T>(),
                     ka.defined() ? sum_to(binary_values<rules::Mul>(dy, ka), sb) : Tensor<T>()};
   });
 }
 /// c * x.
-template <class T> Tensor<T> scale(const Tensor<T>& x, T c) {
+template <class T>
+Tensor<T> scale(const Tensor<T>& x, T c) {
   return record("scale", scaled(x, c), {&x},
                 [c](const Tensor<T>& dy) { return Grads<T>{scaled(dy, c)}; });
 }
-template <class T> Tensor<T> operator+(const Tensor<T>& a, const Tensor<T>& b) { return add(a, b); }
-template <class T> Tensor<T> operator-(const Tensor<T>& a, const Tensor<T>& b) { return sub(a, b); }
-template <class T> Tensor<T> operator*(const Tensor<T>& a, const Tensor<T>& b) { return mul(a, b); }
-template <class T> Tensor<T> operator/(const Tensor<T>& a, const Tensor<T>& b) { return div(a, b); }
-template <class T> Tensor<T> operator*(const Tensor<T>& a, std::type_identity_t<T> c) { return scale(a, c); }
-template <class T> Tensor<T> operator*(std::type_identity_t<T> c, const Tensor<T>& a) { return scale(a, c); }
-template <class T> Tensor<T> operator+(const Tensor<T>& a, std::type_identity_t<T> c) {
+template <class T>
+Tensor<T> operator+(const Tensor<T>& a, const Tensor<T>& b) {
+  return add(a, b);
+}
+template <class T>
+Tensor<T> operator-(const Tensor<T>& a, const Tensor<T>& b) {
+  return sub(a, b);
+}
+template <class T>
+Tensor<T> operator*(const Tensor<T>& a, const Tensor<T>& b) {
+  return mul(a, b);
+}
+template <class T>
+Tensor<T> operator/(const Tensor<T>& a, const Tensor<T>& b) {
+  return div(a, b);
+}
+template <class T>
+Tensor<T> operator*(const Tensor<T>& a, std::type_identity_t<T> c) {
+  return scale(a, c);
+}
+template <class T>
+Tensor<T> operator*(std::type_identity_t<T> c, const Tensor<T>& a) {
+  return scale(a, c);
+}
+template <class T>
+Tensor<T> operator+(const Tensor<T>& a, std::type_identity_t<T> c) {
   return add(a, Tensor<T>::full({}, c, a.device()));
 }
-template <class T> Tensor<T> operator-(const Tensor<T>& a) { return scale(a, T(-1)); }
+template <class T>
+Tensor<T> operator-(const Tensor<T>& a) {
+  return scale(a, T(-1));
+}
 
 // ---- CPU
-template <class F, class T> void Binary<F, T>::cpu(const Binary& k) {
+template <class F, class T>
+void Binary<F, T>::cpu(const Binary& k) {
   // Neighbouring axes that both operands walk evenly are one axis.
   Shape n = k.shape, sa = k.sa, sb = k.sb;
   for (int i = n.rank - 1; i > 0; --i)

@@ -17,7 +17,8 @@ namespace moraine MORAINE_API {
 enum class Metric : unsigned char { l1, l2, l2sq };
 
 // ---- kernels: what every backend must compute
-template <class T> struct Distance {
+template <class T>
+struct Distance {
   static constexpr const char* name = "distance";
   Index n, e, d;
   Metric metric;
@@ -25,7 +26,8 @@ template <class T> struct Distance {
   T* c;            // (n,e)
   static void cpu(const Distance& k);
 };
-template <class T> struct DistanceGrad {
+template <class T>
+struct DistanceGrad {
   static constexpr const char* name = "distance";
   Index n, e, d;
   Metric metric;
@@ -37,9 +39,11 @@ template <class T> struct DistanceGrad {
 #ifdef MORAINE_HOST  // ---- the op: shape rule, forward, gradient
 
 /// f (n,D), w (E,D) -> (n,E), all distances of a row of f to a row of w.
-template <class T> Tensor<T> distance(const Tensor<T>& f, const Tensor<T>& w, Metric metric) {
+template <class T>
+Tensor<T> distance(const Tensor<T>& f, const Tensor<T>& w, Metric metric) {
   if (f.rank() != 2 || w.rank() != 2 || f.size(1) != w.size(1))
-    fail(ErrorKind::shape, "distance: needs (n,D) and (E,D); f " + str(f.shape()) + ", w " + str(w.shape()));
+    fail(ErrorKind::shape,
+         "distance: needs (n,D) and (E,D); f " + str(f.shape()) + ", w " + str(w.shape()));
   const Tensor<T> cf = f.contiguous().detach(), cw = w.contiguous().detach();
   const Index n = f.size(0), e = w.size(0), d = f.size(1);
   Tensor<T> c = Tensor<T>::empty({n, e}, f.device());
@@ -52,14 +56,16 @@ template <class T> Tensor<T> distance(const Tensor<T>& f, const Tensor<T>& w, Me
                   Grads<T> out(2);
                   if (df) out[0] = empty_like(kf);
                   if (dw) out[1] = empty_like(kw);
-                  launch(g.device(), DistanceGrad<T>{n, e, d, metric, kf.data(), kw.data(), kc.data(),
-                                                     g.data(), out[0].data(), out[1].data()});
+                  launch(g.device(),
+                         DistanceGrad<T>{n, e, d, metric, kf.data(), kw.data(), kc.data(), g.data(),
+                                         out[0].data(), out[1].data()});
                   return out;
                 });
 }
 
 // ---- CPU
-template <class T> void Distance<T>::cpu(const Distance& k) {
+template <class T>
+void Distance<T>::cpu(const Distance& k) {
   parallel_for(k.n, 1 + 16384 / (k.e * k.d + 1), [&](Index b, Index end) {
     for (Index i = b; i < end; ++i)
       for (Index j = 0; j < k.e; ++j) {
@@ -78,17 +84,20 @@ template <class T> void Distance<T>::cpu(const Distance& k) {
       }
   });
 }
-template <class T> void DistanceGrad<T>::cpu(const DistanceGrad& k) {
+template <class T>
+void DistanceGrad<T>::cpu(const DistanceGrad& k) {
   // The slope of c_ij with respect to f_i, times dc_ij.
   const auto slope = [&](Index i, Index j, Index r) {
     const T t = k.f[i * k.d + r] - k.w[j * k.d + r], g = k.dc[i * k.e + j];
     switch (k.metric) {
-      case Metric::l1: return t > T(0) ? g : t < T(0) ? -g : t * g;
+      case Metric::l1:
+        return t > T(0) ? g : t < T(0) ? -g : t * g;
       case Metric::l2: {
         const T c = k.c[i * k.e + j];
         return c == T(0) ? T(0) : g * t / c;
       }
-      case Metric::l2sq: break;
+      case Metric::l2sq:
+        break;
     }
     return T(2) * g * t;
   };

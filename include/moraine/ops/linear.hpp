@@ -13,12 +13,13 @@
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
-template <class T> struct Linear_ {
+template <class T>
+struct Linear_ {
   static constexpr const char* name = "linear";
   Index m, n, k;
   const T *x, *w, *b;  // x (m,k), w (n,k), b (n) or null
   Activation act;
-  T* pre;              // (m,n) or null: x W^T + b
+  T* pre;  // (m,n) or null: x W^T + b
   const T *residual, *scale;
   const cpu::PackedWeight<T>* packed;
   T* y;
@@ -27,7 +28,8 @@ template <class T> struct Linear_ {
 
 #ifdef MORAINE_HOST  // ---- the op: shape rule, forward, gradient
 
-template <class T> struct LinearOptions {
+template <class T>
+struct LinearOptions {
   Activation activation = Activation::none;
   Tensor<T> residual = {};  ///< (...,out), added at the end
   Tensor<T> scale = {};     ///< (out), a factor on what is added to the residual (layer scale)
@@ -57,9 +59,11 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
   leading.erase(leading.rank - 1);
   const Index n = w.size(0), k = w.size(1), m = leading.numel();
   if (b.defined() && b.shape() != Shape{n})
-    fail(ErrorKind::shape, "linear: bias " + str(b.shape()) + " for weight (out,in) " + str(w.shape()));
+    fail(ErrorKind::shape,
+         "linear: bias " + str(b.shape()) + " for weight (out,in) " + str(w.shape()));
   if (o.scale.defined() && o.scale.shape() != Shape{n})
-    fail(ErrorKind::shape, "linear: scale " + str(o.scale.shape()) + " for weight (out,in) " + str(w.shape()));
+    fail(ErrorKind::shape,
+         "linear: scale " + str(o.scale.shape()) + " for weight (out,in) " + str(w.shape()));
   Shape out = x.shape();
   out[-1] = n;
   if (o.residual.defined() && o.residual.shape() != out)
@@ -73,7 +77,8 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
   const Tensor<T> cs = o.scale.defined() ? o.scale.contiguous().detach() : Tensor<T>();
   const bool dscale = o.scale.defined() && wants(o.scale);
   const bool below = wants(x) || wants(w) || (b.defined() && wants(b));
-  // With an activation the backward needs h; with a trained scale also act(h), which follows from it.
+  // With an activation the backward needs h; with a trained scale also act(h), which follows from
+  // it.
   const bool keep_pre = (below && o.activation != Activation::none) || dscale;
   Tensor<T> y = Tensor<T>::empty(out), pre;
   if (keep_pre) pre = Tensor<T>::empty(out);
@@ -95,11 +100,15 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
         if (ks.defined()) dh = binary_values<rules::Mul>(dh, ks);
         if (act != Activation::none) dh = activation_grad(act, pre.reshaped({m, n}), dh);
         if (db) g[2] = sum_to(dh, {n});
-        if (dw) g[1] = matmul_values(flipped(dh), kx.reshaped({m, k}));          // (out,in)
-        if (dx) {                                                                 // (...,in)
+        if (dw) g[1] = matmul_values(flipped(dh), kx.reshaped({m, k}));  // (out,in)
+        if (dx) {                                                        // (...,in)
           g[0] = Tensor<T>::empty(from);
-          cpu::gemm<T>({.m = m, .n = k, .k = n,
-                        .a = {dh.data(), n, 1}, .b = {kw.data(), k, 1}, .c = {g[0].data(), k, 1},
+          cpu::gemm<T>({.m = m,
+                        .n = k,
+                        .k = n,
+                        .a = {dh.data(), n, 1},
+                        .b = {kw.data(), k, 1},
+                        .c = {g[0].data(), k, 1},
                         .packed = back.get()});
         }
         return g;
@@ -107,10 +116,19 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
 }
 
 // ---- CPU
-template <class T> void Linear_<T>::cpu(const Linear_& g) {
-  cpu::gemm<T>({.m = g.m, .n = g.n, .k = g.k,
-                .a = {g.x, g.k, 1}, .b = {g.w, 1, g.k}, .c = {g.y, g.n, 1},
-                .bias = g.b, .act = g.act, .pre = g.pre, .residual = g.residual, .scale = g.scale,
+template <class T>
+void Linear_<T>::cpu(const Linear_& g) {
+  cpu::gemm<T>({.m = g.m,
+                .n = g.n,
+                .k = g.k,
+                .a = {g.x, g.k, 1},
+                .b = {g.w, 1, g.k},
+                .c = {g.y, g.n, 1},
+                .bias = g.b,
+                .act = g.act,
+                .pre = g.pre,
+                .residual = g.residual,
+                .scale = g.scale,
                 .packed = g.packed});
 }
 MORAINE_INSTANTIATE(Linear_)

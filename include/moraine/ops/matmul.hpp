@@ -17,7 +17,8 @@ namespace moraine MORAINE_API {
 // ---- kernels: what every backend must compute
 /// c[i] = alpha a[i] b[i] for i < batch. Element (r,s) of a lies at r*a_row + s*a_col; c is
 /// row-major and contiguous.
-template <class T> struct MatMul {
+template <class T>
+struct MatMul {
   static constexpr const char* name = "matmul";
   Index m, n, k, batch;
   const T *a, *b;
@@ -30,10 +31,12 @@ template <class T> struct MatMul {
 #ifdef MORAINE_HOST  // ---- the op: shape rule, forward, gradient
 
 /// A (...,m,k) times B (...,k,n) without the tape; leading axes broadcast.
-template <class T> Tensor<T> matmul_values(const Tensor<T>& a, const Tensor<T>& b, T alpha = T(1)) {
+template <class T>
+Tensor<T> matmul_values(const Tensor<T>& a, const Tensor<T>& b, T alpha = T(1)) {
   check_device("matmul", a.device(), b.device());
   if (a.rank() < 2 || b.rank() < 2 || a.size(-1) != b.size(-2))
-    fail(ErrorKind::shape, "matmul: inner sizes differ; a " + str(a.shape()) + ", b " + str(b.shape()));
+    fail(ErrorKind::shape,
+         "matmul: inner sizes differ; a " + str(a.shape()) + ", b " + str(b.shape()));
   const Index m = a.size(-2), k = a.size(-1), n = b.size(-1);
   Shape ba = a.shape(), bb = b.shape();
   ba.rank -= 2, bb.rank -= 2;
@@ -65,16 +68,17 @@ template <class T> Tensor<T> matmul_values(const Tensor<T>& a, const Tensor<T>& 
       rest /= batch.dim[i];
       oa += at * ea.strides().dim[i], ob += at * eb.strides().dim[i];
     }
-    launch(a.device(), MatMul<T>{m, n, k, inner, ea.data() + oa, eb.data() + ob,
-                                 c.data() + l * inner * m * n, ea.strides().dim[r],
-                                 ea.strides().dim[r + 1], eb.strides().dim[r],
-                                 eb.strides().dim[r + 1], step_a, step_b, alpha});
+    launch(a.device(),
+           MatMul<T>{m, n, k, inner, ea.data() + oa, eb.data() + ob, c.data() + l * inner * m * n,
+                     ea.strides().dim[r], ea.strides().dim[r + 1], eb.strides().dim[r],
+                     eb.strides().dim[r + 1], step_a, step_b, alpha});
   }
   return c;
 }
 
 /// The last two axes swapped; a view.
-template <class T> Tensor<T> flipped(const Tensor<T>& x) {
+template <class T>
+Tensor<T> flipped(const Tensor<T>& x) {
   Shape n = x.shape(), s = x.strides();
   std::swap(n.dim[n.rank - 2], n.dim[n.rank - 1]);
   std::swap(s.dim[n.rank - 2], s.dim[n.rank - 1]);
@@ -82,22 +86,35 @@ template <class T> Tensor<T> flipped(const Tensor<T>& x) {
 }
 
 /// alpha A B with A (...,m,k), B (...,k,n) -> (...,m,n); leading axes broadcast.
-template <class T> Tensor<T> matmul(const Tensor<T>& a, const Tensor<T>& b, T alpha = T(1)) {
+template <class T>
+Tensor<T> matmul(const Tensor<T>& a, const Tensor<T>& b, T alpha = T(1)) {
   Tensor<T> c = matmul_values(a, b, alpha);
-  const Tensor<T> ka = wants(b) ? a.detach() : Tensor<T>(), kb = wants(a) ? b.detach() : Tensor<T>();
-  return record("matmul", c, {&a, &b}, [ka, kb, alpha, sa = a.shape(), sb = b.shape()](const Tensor<T>& dc) {
-    Grads<T> g(2);
-    if (kb.defined()) g[0] = sum_to(matmul_values(dc, flipped(kb), alpha), sa);  // (...,m,k)
-    if (ka.defined()) g[1] = sum_to(matmul_values(flipped(ka), dc, alpha), sb);  // (...,k,n)
-    return g;
-  });
+  const Tensor<T> ka = wants(b) ? a.detach() : Tensor<T>(),
+                  kb = wants(a) ? b.detach() : Tensor<T>();
+  return record("matmul", c, {&a, &b},
+                [ka, kb, alpha, sa = a.shape(), sb = b.shape()](const Tensor<T>& dc) {
+                  Grads<T> g(2);
+                  if (kb.defined())
+                    g[0] = sum_to(matmul_values(dc, flipped(kb), alpha), sa);  // (...,m,k)
+                  if (ka.defined())
+                    g[1] = sum_to(matmul_values(flipped(ka), dc, alpha), sb);  // (...,k,n)
+                  return g;
+                });
 }
 
 // ---- CPU
-template <class T> void MatMul<T>::cpu(const MatMul& g) {
-  cpu::gemm<T>({.m = g.m, .n = g.n, .k = g.k,
-                .a = {g.a, g.a_row, g.a_col}, .b = {g.b, g.b_row, g.b_col}, .c = {g.c, g.n, 1},
-                .batch = g.batch, .step_a = g.step_a, .step_b = g.step_b, .step_c = g.m * g.n,
+template <class T>
+void MatMul<T>::cpu(const MatMul& g) {
+  cpu::gemm<T>({.m = g.m,
+                .n = g.n,
+                .k = g.k,
+                .a = {g.a, g.a_row, g.a_col},
+                .b = {g.b, g.b_row, g.b_col},
+                .c = {g.c, g.n, 1},
+                .batch = g.batch,
+                .step_a = g.step_a,
+                .step_b = g.step_b,
+                .step_c = g.m * g.n,
                 .alpha = g.alpha});
 }
 MORAINE_INSTANTIATE(MatMul)
@@ -105,7 +122,8 @@ MORAINE_INSTANTIATE(MatMul)
 
 #ifdef MORAINE_DEVICE  // ---- CUDA: cuBLAS; everything here has internal linkage
 namespace {
-template <class T> void matmul_cuda(const MatMul<T>& g) {
+template <class T>
+void matmul_cuda(const MatMul<T>& g) {
   cuda::gemm_strided(g.m, g.n, g.k, g.alpha, g.a, g.a_row, g.a_col, g.step_a, g.b, g.b_row, g.b_col,
                      g.step_b, g.c, g.m * g.n, g.batch);
 }

@@ -9,7 +9,8 @@
 namespace moraine MORAINE_API {
 
 /// Another shape with the same elements in the same order; one size may be -1 (deduced).
-template <class T> Tensor<T> reshape(const Tensor<T>& x, Shape shape) {
+template <class T>
+Tensor<T> reshape(const Tensor<T>& x, Shape shape) {
   const Shape wanted = shape;
   Index known = 1;
   int free = -1;
@@ -34,7 +35,8 @@ template <class T> Tensor<T> reshape(const Tensor<T>& x, Shape shape) {
 }
 
 /// A view of x with its axes in the order `axes`; not recorded.
-template <class T> Tensor<T> permute_view(const Tensor<T>& x, const std::vector<int>& axes) {
+template <class T>
+Tensor<T> permute_view(const Tensor<T>& x, const std::vector<int>& axes) {
   Shape shape, strides;
   unsigned seen = 0;
   for (int a : axes) {
@@ -44,13 +46,14 @@ template <class T> Tensor<T> permute_view(const Tensor<T>& x, const std::vector<
     strides.push(x.strides().dim[i]);
   }
   if (static_cast<int>(axes.size()) != x.rank() || seen != (1u << x.rank()) - 1)
-    fail(ErrorKind::shape, "permute: needs each of " + std::to_string(x.rank()) +
-                               " axes once; x " + str(x.shape()));
+    fail(ErrorKind::shape,
+         "permute: needs each of " + std::to_string(x.rank()) + " axes once; x " + str(x.shape()));
   return x.view(shape, strides);
 }
 
 /// Axis i of the result is axis axes[i] of x.
-template <class T> Tensor<T> permute(const Tensor<T>& x, const std::vector<int>& axes) {
+template <class T>
+Tensor<T> permute(const Tensor<T>& x, const std::vector<int>& axes) {
   Tensor<T> y = permute_view(x, axes);
   std::vector<int> back(axes.size());
   for (std::size_t i = 0; i < axes.size(); ++i)
@@ -60,7 +63,8 @@ template <class T> Tensor<T> permute(const Tensor<T>& x, const std::vector<int>&
 }
 
 /// Swaps two axes.
-template <class T> Tensor<T> transpose(const Tensor<T>& x, int a = -2, int b = -1) {
+template <class T>
+Tensor<T> transpose(const Tensor<T>& x, int a = -2, int b = -1) {
   std::vector<int> axes;
   for (int i = 0; i < x.rank(); ++i) axes.push_back(i);
   std::swap(axes[static_cast<std::size_t>(x.shape().axis(a))],
@@ -69,13 +73,15 @@ template <class T> Tensor<T> transpose(const Tensor<T>& x, int a = -2, int b = -
 }
 
 /// Repeats axes of size 1 (and adds leading ones) to reach `shape`, without a copy.
-template <class T> Tensor<T> expand(const Tensor<T>& x, const Shape& shape) {
+template <class T>
+Tensor<T> expand(const Tensor<T>& x, const Shape& shape) {
   return record("expand", expand_view(x.detach(), shape), {&x},
                 [from = x.shape()](const Tensor<T>& dy) { return Grads<T>{sum_to(dy, from)}; });
 }
 
 /// dst = src for any strides; shapes must be equal. Not recorded.
-template <class T> void copy_into(const Tensor<T>& dst, const Tensor<T>& src) {
+template <class T>
+void copy_into(const Tensor<T>& dst, const Tensor<T>& src) {
   if (dst.shape() != src.shape())
     fail(ErrorKind::shape, "copy: " + str(src.shape()) + " into " + str(dst.shape()));
   if (dst.device() != Device::cpu || src.device() != Device::cpu)
@@ -113,13 +119,15 @@ Tensor<T> slice(const Tensor<T>& x, int axis, Index start, Index stop, Index ste
   const int a = x.shape().axis(axis);
   const Index n = x.shape().dim[a];
   if (start < 0 || stop > n || start > stop || step < 1)
-    fail(ErrorKind::shape, "slice: [" + std::to_string(start) + "," + std::to_string(stop) + ") step " +
-                               std::to_string(step) + " on axis " + std::to_string(a) + " of " + str(x.shape()));
+    fail(ErrorKind::shape, "slice: [" + std::to_string(start) + "," + std::to_string(stop) +
+                               ") step " + std::to_string(step) + " on axis " + std::to_string(a) +
+                               " of " + str(x.shape()));
   Shape shape = x.shape(), strides = x.strides();
   shape.dim[a] = (stop - start + step - 1) / step;
   strides.dim[a] *= step;
   Tensor<T> y = x.view(shape, strides, start * x.strides().dim[a]);
-  if constexpr (!std::is_floating_point_v<T>) return y;
+  if constexpr (!std::is_floating_point_v<T>)
+    return y;
   else
     return record("slice", y, {&x}, [from = x.shape(), a, start, step](const Tensor<T>& dy) {
       Tensor<T> dx = Tensor<T>::zeros(from, dy.device());
@@ -131,7 +139,8 @@ Tensor<T> slice(const Tensor<T>& x, int axis, Index start, Index stop, Index ste
 }
 
 /// Joins tensors along an existing axis; the other sizes must agree.
-template <class T> Tensor<T> concat(const std::vector<Tensor<T>>& parts, int axis) {
+template <class T>
+Tensor<T> concat(const std::vector<Tensor<T>>& parts, int axis) {
   if (parts.empty()) fail(ErrorKind::shape, "concat: no tensors");
   const int a = parts[0].shape().axis(axis);
   Shape shape = parts[0].shape();
@@ -141,8 +150,8 @@ template <class T> Tensor<T> concat(const std::vector<Tensor<T>>& parts, int axi
     bool fits = s.rank == shape.rank;
     for (int i = 0; fits && i < s.rank; ++i) fits = i == a || s.dim[i] == shape.dim[i];
     if (!fits)
-      fail(ErrorKind::shape, "concat: " + str(p.shape()) + " does not fit " + str(parts[0].shape()) +
-                                 " along axis " + std::to_string(a));
+      fail(ErrorKind::shape, "concat: " + str(p.shape()) + " does not fit " +
+                                 str(parts[0].shape()) + " along axis " + std::to_string(a));
     shape.dim[a] += s.dim[a];
   }
   Tensor<T> y = Tensor<T>::empty(shape, parts[0].device());
@@ -153,7 +162,8 @@ template <class T> Tensor<T> concat(const std::vector<Tensor<T>>& parts, int axi
     begins.push_back(at);
     at += p.shape().dim[a];
   }
-  if constexpr (!std::is_floating_point_v<T>) return y;
+  if constexpr (!std::is_floating_point_v<T>)
+    return y;
   else
     return record("concat", y, parts, [begins, at, a](const Tensor<T>& dy) {
       Grads<T> g;
@@ -164,7 +174,8 @@ template <class T> Tensor<T> concat(const std::vector<Tensor<T>>& parts, int axi
 }
 
 /// Joins tensors of one shape along a new axis.
-template <class T> Tensor<T> stack(const std::vector<Tensor<T>>& parts, int axis = 0) {
+template <class T>
+Tensor<T> stack(const std::vector<Tensor<T>>& parts, int axis = 0) {
   std::vector<Tensor<T>> wide;
   for (const Tensor<T>& p : parts) {
     Shape s = p.shape();
@@ -181,8 +192,8 @@ std::vector<Tensor<T>> split(const Tensor<T>& x, const std::vector<Index>& sizes
   Index at = 0;
   for (Index n : sizes) out.push_back(slice(x, axis, at, at + n)), at += n;
   if (at != x.size(axis))
-    fail(ErrorKind::shape, "split: pieces add up to " + std::to_string(at) + "; x " + str(x.shape()) +
-                               " axis " + std::to_string(axis));
+    fail(ErrorKind::shape, "split: pieces add up to " + std::to_string(at) + "; x " +
+                               str(x.shape()) + " axis " + std::to_string(axis));
   return out;
 }
 

@@ -13,7 +13,8 @@ inline const char* name_of(SmallTrunk kind) {
   return kind == SmallTrunk::vision ? "vision" : "depth";
 }
 
-/// Writes a trunk, rounded to half precision; read_trunk() of recipes/model_card.hpp reads it. `how` joins the metadata (steps, seed, losses).
+/// Writes a trunk, rounded to half precision; read_trunk() of recipes/model_card.hpp reads it.
+/// `how` joins the metadata (steps, seed, losses).
 inline void save_small_trunk(const std::string& path, ViT<float>& trunk, SmallTrunk kind,
                              const std::map<std::string, std::string>& how) {
   TensorMap half;
