@@ -168,6 +168,48 @@ TEST_CASE("spectral_moe: outputs of both presets and single switches") {
   }
 }
 
+TEST_CASE("spectral_moe: with every expert chosen no gate changes the official output") {
+  // Its combine takes which experts are chosen and not how much: the row "any gate, k=3".
+  const Row* all = nullptr;
+  const std::vector<Row> table = rows();
+  for (const Row& r : table)
+    if (std::string(r.name) == "official k=3") all = &r;
+  REQUIRE(all != nullptr);
+  for (GateLogits g : {GateLogits::l1, GateLogits::l2, GateLogits::l2sq, GateLogits::dot}) {
+    SpectralMoeConfig c = all->config;
+    c.gate.logits = g;
+    const auto out = tiny<double>(c).layer(0, visual<double>(), depth<double>()).out;
+    double sum = 0;
+    for (double v : out.values()) sum += v;
+    CHECK(farthest(slice(reshape(out, {6, 8}), 0, 0, 1), all->row0) <= 1e-6);
+    CHECK(std::abs(sum - all->sum) <= 1e-6);
+  }
+}
+
+TEST_CASE("spectral_moe: the full softmax that the published code leaves out") {
+  // Delta = softmax(Od Ov^T / sqrt(D)) Ov, of which the official preset keeps the diagonal. It is
+  // no fusion of ours, so the rest of the layer is written out here.
+  const SpectralMoe<double> m = tiny<double>(spectral_moe_official());
+  const Tensor<double> v = visual<double>();
+  const auto o = m.layer(0, v, depth<double>());
+  const auto head = [](const Tensor<double>& x) { return reshape(x, {1, 1, 6, 8}); };
+  const auto delta = [&](const Tensor<double>& q, const Tensor<double>& kv) {
+    return reshape(attention(head(q), head(kv), head(kv)), {1, 6, 8});
+  };
+  const auto out = [&](const Tensor<double>& d) {
+    return add(v, mul(linear(add(d, v), m.delta_w, m.delta_b), m.scale));
+  };
+  CHECK(out(o.delta).values() == o.out.values());  // the rest of the layer is this
+  const Tensor<double> full = out(delta(o.moe_depth, o.moe_visual));
+  double sum = 0, abs_sum = 0;
+  for (double x : full.values()) sum += x, abs_sum += std::abs(x);
+  CHECK(farthest(slice(reshape(full, {6, 8}), 0, 0, 1),
+                 {0.834094, 0.392574, 0.854136, 1.459639, 0.059702, -0.471916, -0.146836,
+                  -1.255219}) <= 1e-6);
+  CHECK(std::abs(sum - 3.405229) <= 1e-6);
+  CHECK(std::abs(abs_sum - 30.553212) <= 1e-6);
+}
+
 TEST_CASE("spectral_moe: routing, gates and the balance loss of the official preset") {
   struct Loss {
     GateLogits gate;
