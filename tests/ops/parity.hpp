@@ -6,8 +6,8 @@
 //   check_parity("loss", [](auto& c) { if (c.op == "mse") return c.value(mse(c.x(0), c.x(1), ...));
 //   });
 //
-// The function is called for every case and says by c.value() that it knows it; a case that nobody
-// knows is a failure.
+// The function is called for every case and says by c.value() that it knows it. A case that nobody
+// knows is a failure, and so is an output or a gradient of the file that was not compared.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -28,8 +28,18 @@ struct Case {
   const TensorMap* all;
   std::map<int, Tensor<T>> leaves;
   double float_tolerance = 2e-5;  ///< of the largest value; double: 1e-12
-  int known = 0;
+  double float_floor = 1e-7;      ///< and this much; double: 2e-16
+  int known = 0, graded = 0;      ///< outputs and gradients that were compared
 
+  /// Outputs ("out.") or gradients ("grad.") that the file holds of this case.
+  int held(const std::string& kind) const {
+    const std::string begin = name + "." + kind;
+    int n = kind == "out." && has("out");
+    for (auto at = all->lower_bound(begin); at != all->end() && at->first.rfind(begin, 0) == 0;
+         ++at)
+      ++n;
+    return n;
+  }
   bool has(const std::string& what) const { return all->count(name + "." + what) != 0; }
   const AnyTensor& get(const std::string& what) const { return all->at(name + "." + what); }
   /// Input i; a leaf of the tape, the same one at every call.
@@ -74,7 +84,9 @@ struct Case {
     backward(y, get("cot").template as<T>());
     for (auto& [i, leaf] : leaves) {
       const std::string what = "grad." + std::to_string(i);
-      if (has(what)) near(what, leaf.grad().defined() ? leaf.grad() : zeros_like(leaf));
+      if (!has(what)) continue;
+      near(what, leaf.grad().defined() ? leaf.grad() : zeros_like(leaf));
+      ++graded;
     }
   }
   /// A further output: "out.1", ...
@@ -89,7 +101,8 @@ struct Case {
       near(what, y);
     }
   }
-  /// Within 1e-12 (double) or float_tolerance of the largest value; the floor is the rounding of 1.
+  /// Within 1e-12 (double) or float_tolerance of the largest value; the floor is the rounding of 1
+  /// unless the case sets another.
   void near(const std::string& what, const Tensor<T>& got) {
     const Tensor<double> want = get(what).template as<double>();
     if (got.shape() != want.shape()) {
@@ -109,7 +122,8 @@ struct Case {
     }
     for (double v : b)
       if (std::isfinite(v)) most = std::max(most, std::abs(v));
-    const double allowed = (single ? float_tolerance : 1e-12) * most + (single ? 1e-7 : 2e-16);
+    const double allowed =
+        (single ? float_tolerance : 1e-12) * most + (single ? float_floor : 2e-16);
     CHECK_MESSAGE(diff <= allowed, name << " " << what
                                         << std::string(single ? ", float" : ", double")
                                         << ": differs by " << diff << ", allowed " << allowed);
@@ -132,6 +146,8 @@ void check_parity_as(const std::string& group, F& f) {
       continue;
     }
     if (c.known == 0) FAIL_CHECK(name << ": no op answers to '" << c.op << "'");
+    CHECK_MESSAGE(c.known == c.held("out."), name << ": outputs left out");
+    CHECK_MESSAGE(c.graded == c.held("grad."), name << ": gradients left out");
   }
 }
 template <class F>

@@ -1,6 +1,7 @@
-// Pointwise ops, indexing, norms and losses against PyTorch.
+// Pointwise ops, attention, indexing, norms and losses against PyTorch.
 #include "parity.hpp"
 
+#include <moraine/ops/attention.hpp>
 #include <moraine/ops/batch_norm.hpp>
 #include <moraine/ops/group_norm.hpp>
 #include <moraine/ops/index.hpp>
@@ -9,6 +10,7 @@
 #include <moraine/ops/pad.hpp>
 #include <moraine/ops/roll.hpp>
 #include <moraine/ops/scan.hpp>
+#include <moraine/ops/shape.hpp>
 #include <moraine/ops/softmax.hpp>
 #include <moraine/ops/sort.hpp>
 #include <moraine/ops/unary.hpp>
@@ -43,8 +45,8 @@ TEST_CASE("pointwise ops agree with PyTorch") {
     if (op == "log_sigmoid") c.value(-softplus(-x));
     if (op == "erf") c.value(erf(x));
     if (op == "relu") c.value(relu(x));
-    // No op of ours: at 6 itself a minimum gives the gradient to its first operand, relu6 to none.
-    if (op == "relu6") c.output("out", minimum(relu(x), Tensor<T>::scalar(6)));
+    // No op of ours: a minimum whose first operand, which takes the gradient of a tie, is the 6.
+    if (op == "relu6") c.value(minimum(Tensor<T>::scalar(6), relu(x)));
     if (op == "log") c.value(log(x));
     if (op == "sqrt") c.value(sqrt(x));
     if (op == "rsqrt") c.value(rsqrt(x));
@@ -53,6 +55,72 @@ TEST_CASE("pointwise ops agree with PyTorch") {
     if (op == "log_softmax") c.value(log_softmax(x, axis_of(c)));
     if (op == "logsumexp") c.value(logsumexp(x, {.axis = axis_of(c)}));
   });
+}
+
+namespace {
+template <class T>
+Tensor<T> tokens(const Tensor<T>& x) {  // (B,H,N,D) -> (B,N,H*D)
+  return reshape(permute(x, {0, 2, 1, 3}), {x.size(0), x.size(2), x.size(1) * x.size(3)});
+}
+template <class T>
+double largest(const Tensor<T>& x) {
+  double most = 0;
+  for (T v : x.values()) most = std::max(most, std::abs(double(v)));
+  return most;
+}
+/// What a case says about its scores, and what float can keep of them. Masks are a bias here:
+/// -infinity where nobody may look.
+template <class C>
+auto attention_options(C& c) {
+  using T = element<C>;
+  AttentionOptions<T> o;
+  if (c.parameters.find("scale")) o.scale = c.number("scale");
+  const Index n = c.x(0).size(2), m = c.x(1).size(2);
+  const auto masked = [&](auto may) {
+    o.bias = Tensor<T>::zeros({n, m});
+    for (Index i = 0; i < n; ++i)
+      for (Index j = 0; j < m; ++j)
+        if (!may(i, j)) o.bias.data()[i * m + j] = -INFINITY;
+  };
+  if (c.parameters.find("causal")) masked([](Index i, Index j) { return j <= i; });
+  if (c.name == "additive_mask") o.bias = c.x(3);
+  if (c.name == "boolean_mask") {
+    const Tensor<std::int64_t> mask = c.ids(3);
+    masked([&](Index i, Index j) { return mask.at({i, j}) != 0; });
+  }
+  // A score is off by some roundings u of itself, and so is exp of it: relatively. And dP - sum dP
+  // P of a saturated row is 0 by cancelling; its roundings reach dq and dk times k and q.
+  const double u = 6e-8, scale = o.scale != 0 ? o.scale : 1 / std::sqrt(double(c.x(0).size(3)));
+  const auto in = [&](const char* what) { return c.get(what).template as<double>(); };
+  const auto q = in("in.0"), k = in("in.1"), v = in("in.2"), dy = in("cot");
+  c.float_tolerance = std::max(2e-5, 2 * u * scale * largest(matmul(q, transpose(k))));
+  c.float_floor = std::max(
+      1e-7, 2 * u * scale * largest(matmul(dy, transpose(v))) * std::max(largest(q), largest(k)));
+  return o;
+}
+}  // namespace
+
+TEST_CASE("attention agrees with PyTorch, fused, composed, and from one projection") {
+  parity::check_parity("attention", [](auto& c) {
+    if (c.op == "sdpa") c.value(attention(c.x(0), c.x(1), c.x(2), attention_options(c)));
+  });
+  parity::check_parity("attention", [](auto& c) {
+    c.value(attention_composed(c.x(0), c.x(1), c.x(2), attention_options(c)));
+  });
+  // self_attention reads q, k and v from one tensor, so only cases where they are alike.
+  int seen = 0;
+  parity::check_parity("attention", [&](auto& c) {
+    const auto &q = c.x(0), &k = c.x(1), &v = c.x(2);
+    const auto o = attention_options(c);
+    if (q.shape() != k.shape() || q.shape() != v.shape())
+      return c.value(attention_composed(q, k, v, o));
+    ++seen;
+    using T = element<decltype(c)>;
+    const Tensor<T> y =
+        self_attention(concat<T>({tokens(q), tokens(k), tokens(v)}, 2), q.size(1), o);  // (B,N,C)
+    c.value(permute(reshape(y, {q.size(0), q.size(2), q.size(1), q.size(3)}), {0, 2, 1, 3}));
+  });
+  CHECK(seen == 2 * 4);  // in double and in float
 }
 
 TEST_CASE("indexing, sorting and padding agree with PyTorch") {
