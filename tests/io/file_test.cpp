@@ -1,5 +1,7 @@
 #include <moraine/io/file.hpp>
 
+#include <sys/wait.h>
+
 #include "scratch.hpp"
 
 using namespace moraine;
@@ -78,6 +80,103 @@ TEST_CASE("file: the old file stays until commit, and no temporary is left") {
   CHECK(read_file(path) == "New and longer");
   CHECK(std::memcmp(mapped->data(), "old", 3) == 0);  // who mapped the old file still has it
   CHECK(scratch::list(dir.path).size() == 1);
+}
+
+namespace {
+/// A process that has written half of `path` and waits for its end.
+struct Writer {
+  pid_t pid;
+  explicit Writer(const std::string& path) {
+    int ready[2];
+    REQUIRE(pipe(ready) == 0);
+    pid = fork();
+    if (pid == 0) {
+      try {
+        AtomicFile f(path);
+        f.write("half");
+        (void)!write(ready[1], "x", 1);
+        for (;;) pause();
+      } catch (...) {
+      }
+      _exit(1);
+    }
+    close(ready[1]);
+    char c;
+    REQUIRE(read(ready[0], &c, 1) == 1);
+    close(ready[0]);
+  }
+  void kill() {
+    if (pid > 0) ::kill(pid, SIGKILL), waitpid(pid, nullptr, 0);
+    pid = 0;
+  }
+  ~Writer() { kill(); }
+};
+/// The number of a process that is gone.
+pid_t gone() {
+  const pid_t p = fork();
+  if (p == 0) _exit(0);
+  waitpid(p, nullptr, 0);
+  return p;
+}
+}  // namespace
+
+TEST_CASE("file: what a killed writer left is removed by the next writer of the same file") {
+  scratch::Dir dir;
+  const std::string path = dir / "map.tif";
+  Writer a(path), b(path), other(dir / "map.tif2");
+  CHECK(scratch::list(dir.path).size() == 3);
+  write_file(path, "whole");  // nobody is dead yet
+  CHECK(scratch::list(dir.path).size() == 4);
+  a.kill(), other.kill();
+  CHECK(scratch::list(dir.path).size() == 4);
+  write_file(path, "again");  // a's goes; b lives, and the third is of another target
+  CHECK(scratch::list(dir.path).size() == 3);
+  b.kill();
+  CHECK_THROWS_AS(write_file(dir / "sub/map.tif", ""), Error);
+  REQUIRE(symlink("map.tif", (dir / "link").c_str()) == 0);
+  write_file(dir / "link", "through a link");
+  CHECK(scratch::list(dir.path).size() == 3);  // map.tif, link, and the other target's
+  CHECK(read_file(path) == "through a link");
+}
+
+TEST_CASE("file: a temporary that is locked, and a name that only looks like one, stay") {
+  scratch::Dir dir;
+  const std::string path = dir / "a", dead = std::to_string(gone());
+  const std::vector<std::string> kept{"a.tmp-",
+                                      "a.tmp-notes",
+                                      "a.tmp-" + dead,
+                                      "a.tmp-" + dead + "-",
+                                      "a.tmp-" + dead + "-1x",
+                                      "a.tmp--1",
+                                      "a.tmp-0-1",
+                                      "b.tmp-" + dead + "-1",
+                                      "xa.tmp-" + dead + "-1",
+                                      "a.tmp-9999999999999999999-1"};
+  for (const std::string& n : kept) {
+    const int fd = open((dir / n).c_str(), O_CREAT | O_WRONLY, 0666);
+    REQUIRE(fd >= 0);
+    close(fd);
+  }
+  // As seen from here its process is gone: a writer in another container.
+  const std::string locked = "a.tmp-" + dead + "-2", free = "a.tmp-" + dead + "-3";
+  const int held = open((dir / locked).c_str(), O_CREAT | O_WRONLY, 0666);
+  REQUIRE(flock(held, LOCK_EX | LOCK_NB) == 0);
+  close(open((dir / free).c_str(), O_CREAT | O_WRONLY, 0666));
+  write_file(path, "x");
+  std::vector<std::string> names = scratch::list(dir.path);
+  CHECK(names.size() == kept.size() + 2);
+  const auto has = [&](const std::string& n) {
+    for (const std::string& m : names)
+      if (m == n) return true;
+    return false;
+  };
+  for (const std::string& n : kept) CHECK_MESSAGE(has(n), n);
+  CHECK(has(locked));
+  CHECK(!has(free));
+  close(held);
+  write_file(path, "y");
+  names = scratch::list(dir.path);
+  CHECK(!has(locked));
 }
 
 TEST_CASE("file: a symbolic link is followed, a mode is kept") {

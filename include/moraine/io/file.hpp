@@ -1,7 +1,10 @@
 #pragma once
 // Files as bytes: read-only mapping, writing that leaves either the old file or the whole new one,
 // and a checksum. For every reader and writer of io/ and for checkpoints.
+#include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -221,9 +224,51 @@ inline std::string read_file(const std::string& path, std::size_t most = std::si
   return text;
 }
 
+namespace detail {
+
+/// The process in "NAME.tmp-PID-NUMBER"; 0 when `entry` is no temporary of a file called NAME.
+inline long owner_of_temporary(std::string_view entry, std::string_view name) {
+  if (entry.substr(0, name.size()) != name) return 0;
+  entry.remove_prefix(name.size());
+  if (entry.substr(0, 5) != ".tmp-") return 0;
+  entry.remove_prefix(5);
+  const std::size_t dash = entry.find('-');
+  if (dash == 0 || dash > 9 || dash + 1 == entry.size()) return 0;  // npos is more than 9
+  long pid = 0;
+  for (std::size_t i = 0; i < entry.size(); ++i) {
+    if (i == dash) continue;
+    if (entry[i] < '0' || entry[i] > '9') return 0;
+    if (i < dash) pid = 10 * pid + (entry[i] - '0');
+  }
+  return pid;
+}
+
+/// Removes what killed processes left of earlier writings of `path`. A temporary goes only when its
+/// process is gone and nobody holds its lock: the number alone may be of a process in another
+/// container or on another machine that shares the folder, which the lock shows.
+inline void remove_stale_temporaries(const std::string& path) noexcept {
+  const std::string dir = dir_name(path), name = base_name(path);
+  DIR* entries = ::opendir(dir.c_str());
+  if (!entries) return;
+  while (const dirent* e = ::readdir(entries)) {
+    const long pid = owner_of_temporary(e->d_name, name);
+    if (pid <= 0 || ::kill(static_cast<pid_t>(pid), 0) == 0 || errno != ESRCH) continue;
+    const std::string stale = dir + "/" + e->d_name;
+    const Fd f(::open(stale.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+    struct stat st;
+    if (f.fd >= 0 && ::fstat(f.fd, &st) == 0 && S_ISREG(st.st_mode) &&
+        ::flock(f.fd, LOCK_EX | LOCK_NB) == 0)
+      ::unlink(stale.c_str());
+  }
+  ::closedir(entries);
+}
+
+}  // namespace detail
+
 /// Writes beside the target and renames at commit(), so that a reader (or a crash) sees the old
-/// file or the whole new one, never a part. Without commit() the temporary is removed. A symbolic
-/// link is followed; a target that is a directory or a device is refused.
+/// file or the whole new one, never a part. Without commit() the temporary is removed; one that a
+/// killed process left is removed by the next writer of the same target. A symbolic link is
+/// followed; a target that is a directory or a device is refused.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path) : path_(path) {
@@ -246,6 +291,7 @@ class AtomicFile {
     if (!is_directory(dir))
       fail(ErrorKind::file, "file: cannot write " + quoted(path) + "; there is no directory " +
                                 quoted(dir) + " -> create it first");
+    detail::remove_stale_temporaries(path_);
     static std::atomic<unsigned> counter{0};
     for (int attempt = 0;; ++attempt) {
       temp_ = path_ + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
@@ -256,6 +302,7 @@ class AtomicFile {
       temp_.clear();
       detail::fail_errno("cannot write", path, code);
     }
+    (void)!::flock(fd_.fd, LOCK_EX | LOCK_NB);  // the sign that somebody is writing
   }
   ~AtomicFile() { discard(); }
   AtomicFile(const AtomicFile&) = delete;
