@@ -45,6 +45,7 @@
 #include <moraine/ops/shape.hpp>
 #include <moraine/ops/softmax.hpp>
 #include <moraine/ops/sort.hpp>
+#include <moraine/ops/token_mixture.hpp>
 #include <moraine/ops/unary.hpp>
 #include <moraine/ops/window.hpp>
 #include <moraine/ops/window_partition.hpp>

@@ -5,13 +5,15 @@
 //   a = softmax(f T_e^T / sqrt(D)),   dz_e = a U_e,   out = sum_e g_e dz_e
 //
 // Nothing of size T x D is formed per row: with the factors, f T_e^T = (f B_e^T) A_e^T, and
-// a U_e = (a A_e)(B_e W1^T) + (sum a) b1. All experts are computed densely: at these ranks that
+// a U_e = (a A_e)(B_e W1^T) + (sum a) b1; as the paper has it, a A_e is one op that keeps nothing
+// of size T either (ops/token_mixture.hpp). All experts are computed densely: at these ranks that
 // costs less than sorting rows by expert.
 #include <moraine/ops/binary.hpp>
 #include <moraine/ops/linear.hpp>
 #include <moraine/ops/matmul.hpp>
 #include <moraine/ops/shape.hpp>
 #include <moraine/ops/softmax.hpp>
+#include <moraine/ops/token_mixture.hpp>
 #include <moraine/ops/unary.hpp>
 
 #include <cmath>
@@ -43,7 +45,13 @@ Tensor<T> token_experts(const Tensor<T>& f, const std::vector<Tensor<T>>& a,
   const Index n = f.size(0), d = f.size(1), e = static_cast<Index>(a.size());
   const Index t = a[0].size(0), r = a[0].size(1);
   const Tensor<T> as = stack(a), bs = concat(b, 0);  // (E,T,r), (E*r,D)
+  const Tensor<T> up = linear(bs, w1);               // (E*r,D)
   const T scale_by = static_cast<T>(1.0 / std::sqrt(static_cast<double>(d)));
+  if (o.logits == ExpertLogits::dot && o.combine == Combine::weighted) {
+    const Tensor<T> mixed = token_mixture(
+        linear(f, bs), as, gates, {.scale = scale_by, .first = o.drop_first ? 1 : 0});  // (n,E*r+1)
+    return matmul(mixed, concat<T>({up, reshape(b1, {1, d})}, 0));                      // (n,D)
+  }
 
   Tensor<T> logits;  // (E,n,T)
   if (o.logits == ExpertLogits::dot) {
@@ -64,7 +72,6 @@ Tensor<T> token_experts(const Tensor<T>& f, const std::vector<Tensor<T>>& a,
   const Tensor<T> low = matmul(p, values);  // (E,n,r)
   const Tensor<T> mass =
       o.drop_first ? sum(p, {.axes = {2}, .keep = true}) : Tensor<T>();  // (E,n,1)
-  const Tensor<T> up = linear(bs, w1);                                   // (E*r,D)
 
   if (o.combine == Combine::weighted) {
     const Tensor<T> g = reshape(transpose(gates), {e, n, 1});                      // (E,n,1)
