@@ -3,10 +3,36 @@
 #include <moraine/autograd/record.hpp>
 
 #include <algorithm>
-#include <unordered_set>
 #include <vector>
 
 namespace moraine MORAINE_API {
+
+namespace detail {
+/// Pulls every node below `top`, the youngest first: whoever adds to a node's gradient is younger
+/// than the node.
+inline void walk(const NodePtr& top) {
+  struct Older {
+    bool operator()(const Node* a, const Node* b) const { return a->id < b->id; }
+  };
+  std::vector<Node*> open{top.get()};  // a heap; holds a node once for every way to it
+  std::vector<NodePtr> alive{top};     // whom the released nodes have let go
+  while (!open.empty()) {
+    std::pop_heap(open.begin(), open.end(), Older{});
+    Node* const n = open.back();
+    open.pop_back();
+    if (!open.empty() && open.front() == n) continue;
+    n->pull();
+    if (n->leaf) continue;
+    for (NodePtr& i : n->inputs)
+      if (i) {
+        open.push_back(i.get());
+        std::push_heap(open.begin(), open.end(), Older{});
+        alive.push_back(std::move(i));
+      }
+    n->release();
+  }
+}
+}  // namespace detail
 
 /// Adds dL/dx to the gradient of every leaf x that y depends on, where L = sum(y * dy). Without
 /// dy, y must have one element. What the tape kept is freed on the way: a second call needs the
@@ -26,23 +52,8 @@ void backward(const Tensor<T>& y, Tensor<T> dy = {}) {
     fail(ErrorKind::shape, "backward: dy " + str(dy.shape()) + " for a value " + str(y.shape()));
 
   NoGrad off;
-  std::vector<NodePtr> order, open{y.node()};
-  std::unordered_set<const Node*> seen{y.node().get()};
-  while (!open.empty()) {
-    NodePtr n = std::move(open.back());
-    open.pop_back();
-    for (const NodePtr& i : n->inputs)
-      if (i && seen.insert(i.get()).second) open.push_back(i);
-    order.push_back(std::move(n));
-  }
-  std::sort(order.begin(), order.end(),
-            [](const NodePtr& a, const NodePtr& b) { return a->id > b->id; });
   static_cast<NodeOf<T>*>(y.node().get())->accumulate(dy);
-  for (NodePtr& n : order) {
-    n->pull();
-    if (!n->leaf) n->release();
-    n.reset();
-  }
+  detail::walk(y.node());
 }
 
 }  // namespace moraine

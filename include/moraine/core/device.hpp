@@ -6,11 +6,11 @@
 // (include/moraine/cuda.cu). Nothing else differs between a program with and without CUDA.
 #include <moraine/core/config.hpp>
 #include <moraine/core/error.hpp>
+#include <moraine/core/mutex.hpp>
 
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
-#include <mutex>
 #include <new>
 #include <string>
 
@@ -49,7 +49,7 @@ struct CpuDevice {
     cls += static_cast<int>(steps);
     return base + steps * quarter;
   }
-  std::mutex mutex_;
+  Mutex mutex_;
   std::size_t cached_ = 0;
   Block* kept_[classes + 8] = {};
 };
@@ -73,7 +73,7 @@ inline void* CpuDevice::alloc(std::size_t bytes) {
   if (want >= kept_from && cache_limit.load(std::memory_order_relaxed)) {
     int cls;
     want = round(want, cls);
-    std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     if (cls < classes && kept_[cls]) {
       Block* b = kept_[cls];
       kept_[cls] = b->next;
@@ -96,7 +96,7 @@ inline void CpuDevice::free(void* p, std::size_t bytes) noexcept {
   if (want >= kept_from && cache_limit.load(std::memory_order_relaxed)) {
     int cls;
     want = round(want, cls);
-    std::lock_guard<std::mutex> lock(mutex_);
+    const Lock lock(mutex_);
     if (cls < classes && cached_ + want <= cache_limit) {
       kept_[cls] = new (p) Block{kept_[cls]};
       cached_ += want;
@@ -107,7 +107,7 @@ inline void CpuDevice::free(void* p, std::size_t bytes) noexcept {
 }
 
 inline void CpuDevice::trim() noexcept {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const Lock lock(mutex_);
   for (Block*& head : kept_)
     while (head) {
       Block* next = head->next;

@@ -34,8 +34,9 @@ class Error : public std::exception {
   std::string message_;
 };
 
-/// Throws Error. `message` is the whole line, `op: what; numbers -> hint`.
-[[noreturn]] inline void fail(ErrorKind kind, std::string message) {
+/// Throws Error. `message` is the whole line, `op: what; numbers -> hint`. Cold: what leads here is
+/// compiled for size.
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail(ErrorKind kind, std::string message) {
   throw Error(kind, std::move(message));
 }
 

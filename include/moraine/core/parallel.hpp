@@ -9,8 +9,8 @@
 #include <exception>
 #include <moraine/core/config.hpp>
 #include <moraine/core/error.hpp>
+#include <moraine/core/mutex.hpp>
 #include <moraine/core/shape.hpp>
-#include <mutex>
 #include <string>
 #include <type_traits>
 
@@ -55,7 +55,7 @@ struct Job {
   Index n = 0, grain = 1;
   std::atomic<Index> next{0};
   std::exception_ptr error;
-  std::mutex error_mutex;
+  Mutex error_mutex;
   void work() {
     for (;;) {
       const Index begin = next.fetch_add(grain, std::memory_order_relaxed);
@@ -64,7 +64,7 @@ struct Job {
         call(f, begin, begin + grain < n ? begin + grain : n);
       } catch (...) {
         next.store(n, std::memory_order_relaxed);
-        std::lock_guard<std::mutex> lock(error_mutex);
+        const Lock lock(error_mutex);
         if (!error) error = std::current_exception();
       }
     }
@@ -91,7 +91,10 @@ class Pool {
   void run(Job& job) {
     // A second caller from another thread works alone rather than wait.
     if (!mutex_.try_lock()) return alone(job);
-    std::lock_guard<std::mutex> lock(mutex_, std::adopt_lock);
+    struct Unlock {
+      Mutex& m;
+      ~Unlock() { m.unlock(); }
+    } const unlock{mutex_};
     const int helpers = size() - 1;
     while (started_ < helpers && start(started_)) ++started_;
     job_ = &job;
@@ -175,7 +178,7 @@ class Pool {
 #endif
   }
 
-  std::mutex mutex_;
+  Mutex mutex_;
   std::atomic<int> size_;
   int started_ = 0;
   Job* job_ = nullptr;             // written only while the gate is shut and nobody inside

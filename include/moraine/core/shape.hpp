@@ -11,6 +11,11 @@ namespace moraine MORAINE_API {
 
 using Index = std::int64_t;
 
+[[noreturn, gnu::cold, gnu::noinline]] inline void fail_axis(int axis, int rank) {
+  fail(ErrorKind::shape,
+       "axis " + std::to_string(axis) + " of a tensor with " + std::to_string(rank) + " axes");
+}
+
 /// A list of at most eight sizes. `shape[-1]` is the last one. Strides have the same type, counted
 /// in elements.
 struct Shape {
@@ -51,9 +56,7 @@ struct Shape {
   /// Normalises a possibly negative axis; throws when it is out of range.
   int axis(int i) const {
     const int a = i < 0 ? i + rank : i;
-    if (a < 0 || a >= rank)
-      fail(ErrorKind::shape,
-           "axis " + std::to_string(i) + " of a tensor with " + std::to_string(rank) + " axes");
+    if (a < 0 || a >= rank) fail_axis(i, rank);
     return a;
   }
   bool operator==(const Shape& o) const {

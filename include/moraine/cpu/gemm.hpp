@@ -14,6 +14,7 @@
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/gemm_kernels.hpp>
 #include <moraine/cpu/pack.hpp>
+#include <moraine/cpu/row_kernels.hpp>
 
 namespace moraine MORAINE_API {
 namespace cpu {
@@ -23,6 +24,20 @@ template <class T>
 struct Matrix {
   T* data = nullptr;
   Index row = 0, col = 1;
+};
+
+/// Runs one activation over a piece of an array.
+template <class T>
+void apply_activation(Isa isa, Activation act, const T* x, Index n, T* y);
+
+/// An activation as a product takes it. Only a program that names one compiles its code.
+template <class T>
+struct GemmActivation {
+  GemmActivation() = default;
+  GemmActivation(Activation a)
+      : act(a), apply(a == Activation::none ? nullptr : &apply_activation<T>) {}
+  Activation act = Activation::none;
+  ActivationFunction<T>* apply = nullptr;
 };
 
 template <class T>
@@ -36,7 +51,7 @@ struct Gemm {
   T alpha = T(1);
   bool accumulate = false;  ///< C += instead of C =; no activation or residual then
   const T* bias = nullptr;  ///< (n)
-  Activation act = Activation::none;
+  GemmActivation<T> act{};
   T* pre = nullptr;             ///< if set, alpha AB + bias is stored here, laid out as C
   const T* residual = nullptr;  ///< (m,n) laid out as C, may be C itself
   const T* scale = nullptr;     ///< (n), with residual: layer scale
@@ -47,6 +62,10 @@ struct Gemm {
 /// bias, activation and residual still apply.
 template <class T>
 void gemm(const Gemm<T>& g);
+template <>
+MORAINE_INLINE void apply_activation<float>(Isa, Activation, const float*, Index, float*);
+template <>
+MORAINE_INLINE void apply_activation<double>(Isa, Activation, const double*, Index, double*);
 template <>
 MORAINE_INLINE void gemm<float>(const Gemm<float>& g);
 template <>
@@ -86,8 +105,8 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
   const Index longest = t.ldb ? 64 : gemm_k;
   const Index blocks = g.k > 0 ? (g.k + longest - 1) / longest : 1;
   const Index kc = (g.k + blocks - 1) / blocks;
-  const bool simple = g.alpha == 1.0f && g.act == Activation::none && !g.pre && !g.residual &&
-                      !g.scale && !g.accumulate;
+  const bool simple =
+      g.alpha == 1.0f && !g.act.apply && !g.pre && !g.residual && !g.scale && !g.accumulate;
   const bool bias_first = g.bias && g.alpha == 1.0f;
 
   static constexpr float zeros[64] = {};
@@ -133,7 +152,8 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
           TileEpilogue e;
           e.alpha = g.alpha;
           e.bias = g.bias && !bias_first ? g.bias + j : nullptr;
-          e.act = g.act;
+          e.act = g.act.act;
+          e.apply = g.act.apply;
           e.pre = g.pre ? g.pre + at : nullptr;
           e.residual = g.residual ? g.residual + at : nullptr;
           e.scale = g.scale ? g.scale + j : nullptr;
@@ -258,6 +278,17 @@ MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given)
 
 #if defined(MORAINE_BODIES)
 template <>
+MORAINE_INLINE void apply_activation<float>(Isa isa, Activation act, const float* x, Index n,
+                                            float* y) {
+  row_kernels(isa)->activation(act, x, n, y);
+}
+template <>
+MORAINE_INLINE void apply_activation<double>(Isa, Activation act, const double* x, Index n,
+                                             double* y) {
+  for (Index i = 0; i < n; ++i) y[i] = activate(act, x[i]);
+}
+
+template <>
 MORAINE_INLINE void gemm<float>(const Gemm<float>& g) {
   detail::gemm_with(gemm_kernels(), g);
 }
@@ -290,7 +321,7 @@ MORAINE_INLINE void gemm<double>(const Gemm<double>& g) {
       for (Index j = 0; j < g.n; ++j) {
         double y = g.alpha * sum[j] + (g.bias ? g.bias[j] : 0.0);
         if (g.pre) g.pre[at + j] = y;
-        y = activate(g.act, y);
+        if (g.act.apply) g.act.apply(Isa::portable, g.act.act, &y, 1, &y);
         if (g.scale) y *= g.scale[j];
         if (g.residual) y += g.residual[at + j];
         g.c.data[at + j] = g.accumulate ? g.c.data[at + j] + y : y;

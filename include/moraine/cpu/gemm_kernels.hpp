@@ -15,6 +15,10 @@ namespace cpu {
 using TileFunction = void(const float* const* rows, Index step, const float* b, Index ldb, Index k,
                           const float* init, Index ldi, float* out, Index ldo);
 
+/// y = act(x), n elements, by the kernels of isa; y may be x.
+template <class T>
+using ActivationFunction = void(Isa isa, Activation act, const T* x, Index n, T* y);
+
 /// What happens to a finished tile t (rows x cols, row stride ldt, columns padded to whole
 /// vectors; t is overwritten): x = alpha t + bias; pre = x; x = act(x) * scale + residual; c = x or
 /// c += x. Pointers stand at the tile's corner; pre, residual and c have row stride ldc.
@@ -22,6 +26,7 @@ struct TileEpilogue {
   float alpha = 1;
   const float* bias = nullptr;
   Activation act = Activation::none;
+  ActivationFunction<float>* apply = nullptr;  ///< null: no activation
   float* pre = nullptr;
   const float* residual = nullptr;
   const float* scale = nullptr;
@@ -30,8 +35,6 @@ struct TileEpilogue {
   Index ldc = 0;
 };
 using FinishFunction = void(const TileEpilogue& e, float* t, Index ldt, Index rows, Index cols);
-/// y = act(x), n elements; y may be x.
-using ActivationFunction = void(Activation act, const float* x, Index n, float* y);
 
 struct GemmKernels {
   Isa isa;
@@ -39,7 +42,6 @@ struct GemmKernels {
   int wide_cols;  ///< columns of the wide tile
   TileFunction *wide, *narrow;
   FinishFunction* finish;
-  ActivationFunction* activation;
   static constexpr int wide_rows = 6, narrow_rows = 12;
 };
 
@@ -82,8 +84,8 @@ MORAINE_FLATTEN void tile(const float* const* rows, Index step, const float* b, 
 /// Columns that the matrix lacks in the last vector are computed on padding: nothing beside the
 /// matrix is read or written, and the numbers do not depend on where a row ends.
 template <class L>
-MORAINE_FLATTEN void finish(const TileEpilogue& e, ActivationFunction* act, float* t, Index ldt,
-                            Index rows, Index cols) {
+MORAINE_FLATTEN void finish(Isa isa, const TileEpilogue& e, float* t, Index ldt, Index rows,
+                            Index cols) {
   using F = typename L::F;
   constexpr int W = L::width;
   F x, y;
@@ -95,7 +97,7 @@ MORAINE_FLATTEN void finish(const TileEpilogue& e, ActivationFunction* act, floa
       L::store(t + i * ldt + j, x);
       if (e.pre) store<L>(e.pre + i * e.ldc + j, x, cols - j);
     }
-  if (e.act != Activation::none) act(e.act, t, rows * ldt, t);
+  if (e.apply) e.apply(isa, e.act, t, rows * ldt, t);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; j += W) {
       const Index at = i * e.ldc + j;
@@ -105,37 +107,6 @@ MORAINE_FLATTEN void finish(const TileEpilogue& e, ActivationFunction* act, floa
       if (e.accumulate) load<L>(y, e.c + at, cols - j), x += y;
       store<L>(e.c + at, x, cols - j);
     }
-}
-
-/// y = f(x), in place on a vector; one loop for each f, so that its constants stay in registers.
-template <class L, class F>
-MORAINE_FLATTEN void map(const float* x, Index n, float* y, F f) {
-  for (Index j = 0; j < n; j += L::width) {
-    typename L::F v;
-    load<L>(v, x + j, n - j);
-    f(v);
-    store<L>(y + j, v, n - j);
-  }
-}
-
-template <class L>
-MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* y) {
-  using F = typename L::F;
-  switch (act) {
-    case Activation::gelu:
-      return map<L>(x, n, y, [](F& v) { gelu<L>(v); });
-    case Activation::gelu_tanh:
-      return map<L>(x, n, y, [](F& v) { gelu_tanh<L>(v); });
-    case Activation::relu:
-      return map<L>(x, n, y, [](F& v) { v = v < 0.0f ? F{} : v; });
-    case Activation::silu:
-    case Activation::quick_gelu: {
-      const float c = act == Activation::silu ? 1.0f : 1.702f;
-      return map<L>(x, n, y, [c](F& v) { swish<L>(v, c); });
-    }
-    case Activation::none:
-      return map<L>(x, n, y, [](F&) {});
-  }
 }
 
 #if defined(MORAINE_BODIES)
@@ -150,13 +121,9 @@ MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* 
       Index ldi, float* out, Index ldo) {                                                          \
     tile<LANES, GemmKernels::narrow_rows, 1>(rows, step, b, ldb, k, init, ldi, out, ldo);          \
   }                                                                                                \
-  ATTRIBUTE MORAINE_INLINE void NAME##_activation(Activation act, const float* x, Index n,         \
-                                                  float* y) {                                      \
-    activation<LANES>(act, x, n, y);                                                               \
-  }                                                                                                \
   ATTRIBUTE MORAINE_INLINE void NAME##_finish(const TileEpilogue& e, float* t, Index ldt,          \
                                               Index rows, Index cols) {                            \
-    finish<LANES>(e, NAME##_activation, t, ldt, rows, cols);                                       \
+    finish<LANES>(Isa::NAME, e, t, ldt, rows, cols);                                               \
   }
 MORAINE_GEMM_KERNELS(portable, __attribute__((noinline)), Lanes4, 2)
 #if defined(MORAINE_X86)
@@ -173,15 +140,13 @@ MORAINE_INLINE const GemmKernels* gemm_kernels(Isa isa) {
   using namespace simd;
   if (!supports(isa)) return nullptr;
 #if defined(MORAINE_X86)
-  static constexpr GemmKernels a2{Isa::avx2,      8, 16, avx2_wide, avx2_narrow, avx2_finish,
-                                  avx2_activation};
-  static constexpr GemmKernels a5{
-      Isa::avx512, 16, 64, avx512_wide, avx512_narrow, avx512_finish, avx512_activation};
+  static constexpr GemmKernels a2{Isa::avx2, 8, 16, avx2_wide, avx2_narrow, avx2_finish};
+  static constexpr GemmKernels a5{Isa::avx512, 16, 64, avx512_wide, avx512_narrow, avx512_finish};
   if (isa == Isa::avx2) return &a2;
   if (isa == Isa::avx512) return &a5;
 #endif
-  static constexpr GemmKernels p{
-      Isa::portable, 4, 8, portable_wide, portable_narrow, portable_finish, portable_activation};
+  static constexpr GemmKernels p{Isa::portable,  4, 8, portable_wide, portable_narrow,
+                                 portable_finish};
   return &p;
 }
 MORAINE_INLINE const GemmKernels& gemm_kernels() {

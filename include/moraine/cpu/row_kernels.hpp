@@ -1,7 +1,7 @@
 #pragma once
 // The inner loops of cpu/rows.hpp on vectors, written once and compiled for AVX2 and for the
-// baseline. They wait for memory more than for arithmetic, so AVX-512 machines use the AVX2 form
-// (and give the same bits).
+// baseline. Nearly all wait for memory more than for arithmetic, so AVX-512 machines use the AVX2
+// form (and give the same bits).
 #include <cmath>
 #include <moraine/core/activation.hpp>
 #include <moraine/core/shape.hpp>
@@ -10,27 +10,34 @@
 namespace moraine MORAINE_API {
 namespace cpu {
 
-/// One row (or one piece of a flat array) each; n elements.
+/// The kernels of one instruction set; each works on one row (or one piece of a flat array) of n
+/// elements. They are functions, not a table of pointers: what a program does not call is not
+/// compiled.
 struct RowKernels {
+  Isa isa;
   /// stats: mean, rstd
-  void (*layer_norm)(const float* x, const float* w, const float* b, float eps, Index n, float* y,
-                     float* stats);
-  void (*layer_norm_dx)(const float* x, const float* w, const float* dy, float mean, float rstd,
-                        Index n, float* dx);
+  void layer_norm(const float* x, const float* w, const float* b, float eps, Index n, float* y,
+                  float* stats) const;
+  void layer_norm_dx(const float* x, const float* w, const float* dy, float mean, float rstd,
+                     Index n, float* dx) const;
   /// adds to dw and db
-  void (*layer_norm_dw)(const float* x, const float* dy, float mean, float rstd, Index n, float* dw,
-                        float* db);
+  void layer_norm_dw(const float* x, const float* dy, float mean, float rstd, Index n, float* dw,
+                     float* db) const;
   /// log: log_softmax instead
-  void (*softmax)(bool log, const float* x, Index n, float* y);
-  void (*softmax_dx)(bool log, const float* y, const float* dy, Index n, float* dx);
-  void (*activation_dx)(Activation act, const float* x, const float* dy, Index n, float* dx);
-  void (*add)(const float* x, Index n, float* sum);
-  float (*squares)(const float* x, Index n);
+  void softmax(bool log, const float* x, Index n, float* y) const;
+  void softmax_dx(bool log, const float* y, const float* dy, Index n, float* dx) const;
+  /// y may be x
+  void activation(Activation act, const float* x, Index n, float* y) const;
+  void activation_dx(Activation act, const float* x, const float* dy, Index n, float* dx) const;
+  void add(const float* x, Index n, float* sum) const;
+  float squares(const float* x, Index n) const;
   /// f: 1 - lr decay, b1, 1-b1, b2, 1-b2, lr / (1-b1^t), 1/sqrt(1-b2^t), eps
-  void (*adamw)(const float* f, Index n, float* p, const float* g, float* m, float* v);
+  void adamw(const float* f, Index n, float* p, const float* g, float* m, float* v) const;
 };
 
+/// The kernels of one instruction set; null if this machine lacks it.
 const RowKernels* row_kernels(Isa isa);
+/// The best kernels for this machine.
 const RowKernels& row_kernels();
 
 namespace simd {
@@ -175,6 +182,37 @@ MORAINE_FLATTEN void softmax_dx(bool log, const float* y, const float* dy, Index
   }
 }
 
+/// y = f(x), in place on a vector; one loop for each f, so that its constants stay in registers.
+template <class L, class F>
+MORAINE_FLATTEN void map(const float* x, Index n, float* y, F f) {
+  for (Index j = 0; j < n; j += L::width) {
+    typename L::F v;
+    load<L>(v, x + j, n - j);
+    f(v);
+    store<L>(y + j, v, n - j);
+  }
+}
+
+template <class L>
+MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* y) {
+  using F = typename L::F;
+  switch (act) {
+    case Activation::gelu:
+      return map<L>(x, n, y, [](F& v) { gelu<L>(v); });
+    case Activation::gelu_tanh:
+      return map<L>(x, n, y, [](F& v) { gelu_tanh<L>(v); });
+    case Activation::relu:
+      return map<L>(x, n, y, [](F& v) { v = v < 0.0f ? F{} : v; });
+    case Activation::silu:
+    case Activation::quick_gelu: {
+      const float c = act == Activation::silu ? 1.0f : 1.702f;
+      return map<L>(x, n, y, [c](F& v) { swish<L>(v, c); });
+    }
+    case Activation::none:
+      return map<L>(x, n, y, [](F&) {});
+  }
+}
+
 /// dx = dy f(x).
 template <class L, class F>
 MORAINE_FLATTEN void map_dx(const float* x, const float* dy, Index n, float* dx, F f) {
@@ -249,60 +287,90 @@ MORAINE_FLATTEN void adamw(const float* f, Index n, float* p, const float* g, fl
   }
 }
 
-#if defined(MORAINE_BODIES)
-#define MORAINE_ROW_KERNELS(NAME, ATTRIBUTE, L)                                                  \
-  struct NAME##_rows {                                                                           \
-    ATTRIBUTE static void f0(const float* x, const float* w, const float* b, float eps, Index n, \
-                             float* y, float* stats) {                                           \
-      layer_norm<L>(x, w, b, eps, n, y, stats);                                                  \
-    }                                                                                            \
-    ATTRIBUTE static void f1(const float* x, const float* w, const float* dy, float mean,        \
-                             float rstd, Index n, float* dx) {                                   \
-      layer_norm_dx<L>(x, w, dy, mean, rstd, n, dx);                                             \
-    }                                                                                            \
-    ATTRIBUTE static void f2(const float* x, const float* dy, float mean, float rstd, Index n,   \
-                             float* dw, float* db) {                                             \
-      layer_norm_dw<L>(x, dy, mean, rstd, n, dw, db);                                            \
-    }                                                                                            \
-    ATTRIBUTE static void f3(bool log, const float* x, Index n, float* y) {                      \
-      softmax<L>(log, x, n, y);                                                                  \
-    }                                                                                            \
-    ATTRIBUTE static void f4(bool log, const float* y, const float* dy, Index n, float* dx) {    \
-      softmax_dx<L>(log, y, dy, n, dx);                                                          \
-    }                                                                                            \
-    ATTRIBUTE static void f5(Activation act, const float* x, const float* dy, Index n,           \
-                             float* dx) {                                                        \
-      activation_dx<L>(act, x, dy, n, dx);                                                       \
-    }                                                                                            \
-    ATTRIBUTE static void f6(const float* x, Index n, float* sum) { add<L>(x, n, sum); }         \
-    ATTRIBUTE static float f7(const float* x, Index n) { return squares<L>(x, n); }              \
-    ATTRIBUTE static void f8(const float* f, Index n, float* p, const float* g, float* m,        \
-                             float* v) {                                                         \
-      adamw<L>(f, n, p, g, m, v);                                                                \
-    }                                                                                            \
-    static constexpr RowKernels all{f0, f1, f2, f3, f4, f5, f6, f7, f8};                         \
-  };
-MORAINE_ROW_KERNELS(portable, __attribute__((noinline)), Lanes4)
-#if defined(MORAINE_X86)
-MORAINE_ROW_KERNELS(avx2, MORAINE_AVX2, Lanes8)
-#endif
-#undef MORAINE_ROW_KERNELS
-#endif
-
 }  // namespace simd
 
 #if defined(MORAINE_BODIES)
-MORAINE_INLINE const RowKernels* row_kernels(Isa isa) {
-  if (!supports(isa)) return nullptr;
 #if defined(MORAINE_X86)
-  if (isa != Isa::portable) return &simd::avx2_rows::all;
+#define MORAINE_AVX2_ROW_KERNEL(RESULT, NAME, PARAMETERS, ARGUMENTS)                             \
+  namespace simd {                                                                               \
+  MORAINE_AVX2 MORAINE_INLINE RESULT avx2_##NAME PARAMETERS { return NAME<Lanes8> ARGUMENTS; }   \
+  }                                                                                              \
+  MORAINE_INLINE RESULT RowKernels::NAME PARAMETERS const {                                      \
+    return isa == Isa::portable ? simd::portable_##NAME ARGUMENTS : simd::avx2_##NAME ARGUMENTS; \
+  }
+#else
+#define MORAINE_AVX2_ROW_KERNEL(RESULT, NAME, PARAMETERS, ARGUMENTS) \
+  MORAINE_INLINE RESULT RowKernels::NAME PARAMETERS const {          \
+    return simd::portable_##NAME ARGUMENTS;                          \
+  }
 #endif
-  return &simd::portable_rows::all;
+#define MORAINE_PORTABLE_ROW_KERNEL(RESULT, NAME, PARAMETERS, ARGUMENTS)       \
+  namespace simd {                                                             \
+  __attribute__((noinline)) MORAINE_INLINE RESULT portable_##NAME PARAMETERS { \
+    return NAME<Lanes4> ARGUMENTS;                                             \
+  }                                                                            \
+  }
+#define MORAINE_ROW_KERNEL(RESULT, NAME, PARAMETERS, ARGUMENTS)    \
+  MORAINE_PORTABLE_ROW_KERNEL(RESULT, NAME, PARAMETERS, ARGUMENTS) \
+  MORAINE_AVX2_ROW_KERNEL(RESULT, NAME, PARAMETERS, ARGUMENTS)
+
+MORAINE_ROW_KERNEL(void, layer_norm,
+                   (const float* x, const float* w, const float* b, float eps, Index n, float* y,
+                    float* stats),
+                   (x, w, b, eps, n, y, stats))
+MORAINE_ROW_KERNEL(void, layer_norm_dx,
+                   (const float* x, const float* w, const float* dy, float mean, float rstd,
+                    Index n, float* dx),
+                   (x, w, dy, mean, rstd, n, dx))
+MORAINE_ROW_KERNEL(void, layer_norm_dw,
+                   (const float* x, const float* dy, float mean, float rstd, Index n, float* dw,
+                    float* db),
+                   (x, dy, mean, rstd, n, dw, db))
+MORAINE_ROW_KERNEL(void, softmax, (bool log, const float* x, Index n, float* y), (log, x, n, y))
+MORAINE_ROW_KERNEL(void, softmax_dx,
+                   (bool log, const float* y, const float* dy, Index n, float* dx),
+                   (log, y, dy, n, dx))
+MORAINE_ROW_KERNEL(void, activation_dx,
+                   (Activation act, const float* x, const float* dy, Index n, float* dx),
+                   (act, x, dy, n, dx))
+MORAINE_ROW_KERNEL(void, add, (const float* x, Index n, float* sum), (x, n, sum))
+MORAINE_ROW_KERNEL(float, squares, (const float* x, Index n), (x, n))
+MORAINE_ROW_KERNEL(void, adamw,
+                   (const float* f, Index n, float* p, const float* g, float* m, float* v),
+                   (f, n, p, g, m, v))
+
+// Activations are arithmetic, not memory: they have an AVX-512 form as well.
+MORAINE_PORTABLE_ROW_KERNEL(void, activation, (Activation act, const float* x, Index n, float* y),
+                            (act, x, n, y))
+#if defined(MORAINE_X86)
+namespace simd {
+MORAINE_AVX2 MORAINE_INLINE void avx2_activation(Activation act, const float* x, Index n,
+                                                 float* y) {
+  activation<Lanes8>(act, x, n, y);
 }
-MORAINE_INLINE const RowKernels& row_kernels() {
-  static const RowKernels& best = *row_kernels(best_isa());
-  return best;
+MORAINE_AVX512 MORAINE_INLINE void avx512_activation(Activation act, const float* x, Index n,
+                                                     float* y) {
+  activation<Lanes16>(act, x, n, y);
 }
+}  // namespace simd
+#endif
+MORAINE_INLINE void RowKernels::activation(Activation act, const float* x, Index n,
+                                           float* y) const {
+#if defined(MORAINE_X86)
+  if (isa == Isa::avx512) return simd::avx512_activation(act, x, n, y);
+  if (isa == Isa::avx2) return simd::avx2_activation(act, x, n, y);
+#endif
+  simd::portable_activation(act, x, n, y);
+}
+#undef MORAINE_ROW_KERNEL
+#undef MORAINE_AVX2_ROW_KERNEL
+#undef MORAINE_PORTABLE_ROW_KERNEL
+
+MORAINE_INLINE const RowKernels* row_kernels(Isa isa) {
+  static constexpr RowKernels all[] = {{Isa::portable}, {Isa::avx2}, {Isa::avx512}};
+  return supports(isa) ? &all[static_cast<int>(isa)] : nullptr;
+}
+MORAINE_INLINE const RowKernels& row_kernels() { return *row_kernels(best_isa()); }
 #endif
 
 }  // namespace cpu

@@ -152,7 +152,7 @@ inline void log_softmax_backward(const float* y, const float* dy, Index rows, In
 
 /// y = act(x), n elements; y may be x.
 inline void activation(Activation act, const float* x, Index n, float* y) {
-  const GemmKernels& k = gemm_kernels();
+  const RowKernels& k = row_kernels();
   parallel_for(n, 8192, [&](Index b, Index e) { k.activation(act, x + b, e - b, y + b); });
 }
 /// dx = dy act'(x); dx may be dy.
