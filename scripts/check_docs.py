@@ -45,7 +45,6 @@ def rows(text):
 
 def compile_(compiler, flags, cwd):
     common = ["-std=c++20", "-Wall", "-Wextra", f"-I{ROOT}/include"]
-    common += ["-isystem", "/usr/include/eigen3"]
     run = subprocess.run([*compiler, *flags, *common], capture_output=True, text=True, cwd=cwd)
     return None if run.returncode == 0 else "\n".join(run.stderr.splitlines()[:12])
 

@@ -10,7 +10,7 @@ packages=(
   "ninja-build|runs the build"
   "python3|repository checks (its standard library only)"
   "pkg-config|one of the ways to consume the library, tested"
-  "libeigen3-dev|the reference for our own products on the CPU"
+  "libeigen3-dev|what the tests compare our own products with"
   "libtiff-dev|reads and writes GeoTIFF"
   "libpng-dev|reads PNG"
   "libjpeg-dev|reads JPEG (libjpeg-turbo)"

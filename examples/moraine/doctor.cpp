@@ -32,7 +32,7 @@ constexpr Need needs[] = {
     {"cmake", "cmake", "configures the build", true, false},
     {"ninja", "ninja-build", "runs the build", true, false},
     {"python3", "python3", "repository checks; standard library only", true, false},
-    {"eigen3/Eigen/Core", "libeigen3-dev", "portable products, double precision", false, false},
+    {"eigen3/Eigen/Core", "libeigen3-dev", "what the tests compare our products with", false, false},
     {"tiffio.h", "libtiff-dev", "reads and writes GeoTIFF", false, false},
     {"png.h", "libpng-dev", "reads PNG", false, false},
     {"jpeglib.h", "libjpeg-dev", "reads JPEG", false, false},

@@ -8,9 +8,10 @@
 #include <limits>
 #include <moraine/core/parallel.hpp>
 #include <moraine/core/random.hpp>
-#include <moraine/cpu/eigen_reference.hpp>
 #include <moraine/cpu/gemm.hpp>
 #include <vector>
+
+#include "eigen_reference.hpp"
 
 using namespace moraine;
 using cpu::Gemm;
@@ -55,7 +56,7 @@ void expect(const Gemm<T>& g, const std::vector<T>& before, const T* c, const T*
         const double bound =
             eps * (std::sqrt(double(g.k)) + 2) * (size + 1) + (sizeof(T) == 4 ? 1e-6 : 0);
         if (pre) worst_pre = std::fmax(worst_pre, std::fabs(x - pre[at]) / bound);
-        x = activate(g.act, x);
+        x = activate(g.act.act, x);
         if (g.scale) x *= g.scale[j];
         const auto old = static_cast<std::size_t>(at);
         if (g.residual) x += g.residual == c ? before[old] : g.residual[at];

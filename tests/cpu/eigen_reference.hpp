@@ -1,6 +1,5 @@
 #pragma once
-// The product as Eigen computes it: the reference that tests and benchmarks compare cpu/gemm.hpp
-// with. The only header that includes Eigen.
+// The product as Eigen computes it: the reference that cpu/gemm.hpp is compared with.
 #include <Eigen/Core>
 #include <moraine/cpu/gemm.hpp>
 
@@ -21,7 +20,7 @@ void gemm_reference(const Gemm<T>& g) {
         const Index at = r * g.c.row + j;
         T x = g.alpha * c(r, j) + (g.bias ? g.bias[j] : T(0));
         if (g.pre) g.pre[i * g.step_c + at] = x;
-        x = activate(g.act, x);
+        x = activate(g.act.act, x);
         if (g.scale) x *= g.scale[j];
         if (g.residual) x += g.residual[i * g.step_c + at];
         out[at] = g.accumulate ? out[at] + x : x;
