@@ -126,7 +126,7 @@ def main():
     parser.add_argument("--all", action="store_true", help="also compiled.cpp and cuda.cu")
     options = parser.parse_args()
 
-    base = [options.compiler, "-std=c++20", "-O2", "-Iinclude", "-isystem", "/usr/include/eigen3"]
+    base = [options.compiler, "-std=c++20", "-O2", "-Iinclude"]
     plain, errors = seconds([options.compiler, "-std=c++20", "-O2"], CALIBRATION_FILE, ".cpp", options.repeat)
     if plain is None:
         sys.exit(errors)

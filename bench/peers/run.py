@@ -5,7 +5,8 @@
     ~/peers/bin/python bench/peers/run.py [--threads 2] [--runs 9] [--small] [--build build/cpu]
 
 Both run DINOv2 ViT-B/14 on one image of 518 x 518 in float32. Prints medians and the ratio of each
-pair; above 1 means that moraine is faster. Needs the benchmarks to be built.
+pair; above 1 means that moraine is faster. Needs the benchmarks:
+cmake --build --preset cpu --target benchmarks.
 """
 import argparse
 import statistics
