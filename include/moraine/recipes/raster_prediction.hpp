@@ -6,10 +6,13 @@
 //   LoadedModel m = read_model("run");
 //   GeoTiffReader scene("scene.tif");
 //   predict_raster(m.net, m.card, scene, "map.tif", {.routing = "routing.tif"});
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <moraine/core/config.hpp>
 #include <moraine/core/device.hpp>
@@ -40,14 +43,14 @@ struct PredictionOptions {
   Index overlap = -1;  ///< pixels of neighbours; -1: a quarter of the window
   Index batch = 8;     ///< windows in one call of the model; halved to fit `memory`
   data::Blend blend = data::Blend::cosine;
-  std::uint64_t memory = 0;  ///< bytes that the plan may need; 0: no limit
+  std::uint64_t memory = 0;  ///< bytes that the whole process may need; 0: no limit
   Progress* progress = nullptr;
 };
 
 struct PredictionReport {
   Index windows = 0, skipped = 0;  ///< skipped: nodata throughout
   Index batch = 0;
-  std::uint64_t planned_bytes = 0;  ///< what the plan line said
+  std::uint64_t planned_bytes = 0;  ///< what the plan line said: the whole process, resident
   double seconds = 0;
   std::vector<std::int64_t> pixels;  ///< per class
   std::int64_t nodata_pixels = 0;
@@ -65,6 +68,24 @@ inline std::string duration_text(double s) {
   const std::string rest = std::to_string(t % 60);
   return std::to_string(t / 60) + " min " + (rest.size() < 2 ? "0" : "") + rest + " s";
 }
+
+/// Bytes of this process that are in memory now, its program, libraries and mapped files included;
+/// 0 where the system does not tell.
+inline std::uint64_t resident_bytes() {
+  unsigned long all = 0, resident = 0;
+  if (std::FILE* f = std::fopen("/proc/self/statm", "re")) {
+    if (std::fscanf(f, "%lu %lu", &all, &resident) != 2) resident = 0;
+    std::fclose(f);
+  }
+  return std::uint64_t{resident} * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+/// While it lives, freed tensors keep at most `bytes` for reuse.
+struct CacheLimit {
+  std::size_t before = cpu_device.cache_limit.load();
+  void most(std::size_t bytes) { cpu_device.cache_limit = std::min(before, bytes); }
+  ~CacheLimit() { cpu_device.cache_limit = before; }
+};
 
 /// Catches the logits of the visual gates of one forward: moe.<layer>.visual.logits, (B*N,E).
 struct GateRecorder final : Observer {
@@ -217,16 +238,24 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
     fail(ErrorKind::value,
          "predict: routing holds at most 255 experts; " + std::to_string(experts));
 
-  // The plan: what one call of the model needs is measured, on a batch of mean pixels.
+  // The plan: what the process holds once the model is warm, and what one call of the model needs
+  // beside it, are measured, on a batch of mean pixels. A call needs what its tensors held at most,
+  // or what stayed resident after it where that is more (blocks kept for the next call).
+  std::uint64_t process = 0;
   const auto probe = [&](Index batch, double& seconds) {
     const Tensor<float> x = Tensor<float>::zeros({batch, channels, size, size});
     const std::size_t before = cpu_device.live.load(), peak = cpu_device.peak.load();
-    cpu_device.reset_peak();
     (void)net(x);
+    cpu_device.trim();
+    const std::uint64_t resident = detail::resident_bytes();
+    process = std::max<std::uint64_t>(resident, before);
+    cpu_device.reset_peak();
     const double begin = detail::seconds_now();
     (void)net(x);
     seconds = detail::seconds_now() - begin;
-    const std::uint64_t bytes = cpu_device.peak.load() - before;
+    const std::uint64_t after = detail::resident_bytes();
+    const std::uint64_t bytes = std::max<std::uint64_t>(cpu_device.peak.load() - before,
+                                                        after > resident ? after - resident : 0);
     std::size_t now = cpu_device.peak.load();
     while (peak > now && !cpu_device.peak.compare_exchange_weak(now, peak)) {
     }
@@ -236,14 +265,22 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
   const std::uint64_t scene_bytes =
       u(info.width) * u(info.height) * u(info.bands) * u(size_of(info.dtype));
   data::WindowPlan plan;
+  detail::CacheLimit cache;
   double batch_seconds = 0;
   Index batch = o.batch;
   for (;; batch /= 2) {
-    // Beside the model: the reader's blocks, the writers' row of tiles, the trunks.
-    std::uint64_t fixed = std::min<std::uint64_t>(std::uint64_t{128} << 20, scene_bytes) +
-                          u(info.width + 512) * 512 + cpu_device.live.load();
-    if (!o.routing.empty()) fixed += u(info.width + 256) * 256 * 3 * u(layers);
     const std::uint64_t model = probe(batch, batch_seconds);
+    // Beside the model: the process, blocks kept for reuse, the reader's blocks, the writers' row
+    // of tiles, and pictures (values, canvas, and the PNG while it is compressed).
+    std::uint64_t fixed = std::min<std::uint64_t>(std::uint64_t{128} << 20, scene_bytes) +
+                          u(info.width + 512) * 512 + process +
+                          std::min<std::uint64_t>(cache.before, model);
+    const auto picture = [&](Index most, Index n) {
+      return u(std::min(info.width, most)) * u(std::min(info.height, most)) * u(n) * 16 + (4 << 20);
+    };
+    if (!o.preview.empty()) fixed += picture(1024, 1);
+    if (!o.routing_preview.empty()) fixed += picture(384, layers);
+    if (!o.routing.empty()) fixed += u(info.width + 256) * 256 * 3 * u(layers);
     data::WindowOptions w{.height = info.height,
                           .width = info.width,
                           .bands = channels + static_cast<Index>(input.used.size()),
@@ -256,8 +293,11 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
                           .row_bytes = u(info.width) * (want_routing ? 3 * u(layers) : 0)};
     const bool last = batch == 1;
     plan = data::plan_windows(w, last ? o.memory : 0);
+    cache.most(static_cast<std::size_t>(model));
     if (last || !o.memory || plan.bytes <= o.memory) break;
+    cache.most(cache.before);
   }
+  cpu_device.trim();
   const double estimate =
       batch_seconds * static_cast<double>(plan.count()) / static_cast<double>(batch);
   PredictionReport report;
