@@ -130,11 +130,11 @@ struct SpectralMoe {
                                    g.gates, c.expert),
                      {b, n, d});
     };
-    o.moe_visual = stream("visual", v, 0, noise.visual, o.visual);      // (B,N,D)
-    o.moe_depth = stream("depth", z, 1, noise.depth, o.depth);          // (B,N,D)
-    o.delta = fuse(o.moe_visual, o.moe_depth, c.fusion);                // (B,N,D)
-    const Tensor<T> fixed = linear(add(o.delta, v), delta_w, delta_b);  // (B,N,D)
-    const Tensor<T> patches = add(v, mul(fixed, scale));                // (B,N,D)
+    o.moe_visual = stream("visual", v, 0, noise.visual, o.visual);  // (B,N,D)
+    o.moe_depth = stream("depth", z, 1, noise.depth, o.depth);      // (B,N,D)
+    o.delta = fuse(o.moe_visual, o.moe_depth, c.fusion);            // (B,N,D)
+    const Tensor<T> patches = linear(add(o.delta, v), delta_w, delta_b,
+                                     {.residual = v, .scale = expand(scale, {d})});  // (B,N,D)
     o.out =
         c.prefix ? concat<T>({slice(visual, 1, 0, c.prefix), patches}, 1) : patches;  // (B,P+N,D)
     o.aux_loss = balance(o.visual, o.depth);
