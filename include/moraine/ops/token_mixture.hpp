@@ -139,7 +139,7 @@ MORAINE_FLATTEN void group_product(const float* in, Index ny, const float* b, In
   for (; x < nx; ++x) group_product_some<L, 1>(in, ny, b + x * bx, bx, by, out + x * group_rows<L>);
 }
 
-/// s (T, a group) <- softmax over T of the logits s log2(e).
+/// s (T, a group) <- softmax over T.
 template <class L>
 MORAINE_FLATTEN void group_softmax(float* s, Index t) {
   using F = typename L::F;
@@ -152,7 +152,7 @@ MORAINE_FLATTEN void group_softmax(float* s, Index t) {
     }
     for (Index i = 0; i < t; ++i) {
       L::load(x, c + i * group_rows<L>);
-      x -= top;
+      x = (x - top) * 1.44269504f;
       exp2<L>(x);
       L::store(c + i * group_rows<L>, x);
       sum += x;
@@ -175,10 +175,10 @@ MORAINE_FLATTEN void group_load(const float* x, Index stride, Index rows, Index 
       to[c * group_rows<L> + i] = i < rows ? f * x[i * stride + c] : 0.0f;
 }
 template <class L>
-MORAINE_FLATTEN void group_store(const float* from, Index stride, Index rows, Index cols,
+MORAINE_FLATTEN void group_store(const float* from, Index stride, Index rows, Index cols, float f,
                                  float* x) {
   for (Index i = 0; i < rows; ++i)
-    for (Index c = 0; c < cols; ++c) x[i * stride + c] = from[c * group_rows<L> + i];
+    for (Index c = 0; c < cols; ++c) x[i * stride + c] = f * from[c * group_rows<L> + i];
 }
 
 /// Rows [begin,end) of y.
@@ -198,7 +198,7 @@ MORAINE_FLATTEN void token_mixture(const TokenMixture<float>& k, Index begin, In
     std::memset(mass, 0, G * sizeof(float));
     for (Index e = 0; e < k.experts; ++e) {
       const float* const a = k.a + e * t * r;
-      group_load<L>(k.q + i * er + e * r, er, rows, r, k.scale * 1.44269504f, q);
+      group_load<L>(k.q + i * er + e * r, er, rows, r, k.scale, q);
       group_load<L>(k.g + i * k.experts + e, k.experts, rows, 1, 1.0f, g);
       group_product<L>(q, r, a, r, 1, t, p);
       group_softmax<L>(p, t);
@@ -219,9 +219,9 @@ MORAINE_FLATTEN void token_mixture(const TokenMixture<float>& k, Index begin, In
         m += f * s;
         L::store(mass + h, m);
       }
-      group_store<L>(low, er + 1, rows, r, k.y + i * (er + 1) + e * r);
+      group_store<L>(low, er + 1, rows, r, 1.0f, k.y + i * (er + 1) + e * r);
     }
-    group_store<L>(mass, er + 1, rows, 1, k.y + i * (er + 1) + er);
+    group_store<L>(mass, er + 1, rows, 1, 1.0f, k.y + i * (er + 1) + er);
   }
 }
 
@@ -238,7 +238,7 @@ MORAINE_FLATTEN void token_mixture_grad(const TokenMixtureGrad<float>& grad, Ind
   float* const dy = q + G * r;
   float* const dq = dy + G * r;
   float* const p = dq + G * r;
-  float* const u = p + G * t;  // then ds
+  float* const u = p + G * t;  // then ds / scale: the scale is in q
   float* const g = u + G * t;
   float* const dm = g + G;
   float* const dg = dm + G;
@@ -248,7 +248,7 @@ MORAINE_FLATTEN void token_mixture_grad(const TokenMixtureGrad<float>& grad, Ind
     std::memset(da, 0, static_cast<std::size_t>(W * t * r) * sizeof(float));
     for (Index i = begin; i < end; i += G) {
       const Index rows = end - i < G ? end - i : G;
-      group_load<L>(k.q + i * er + e * r, er, rows, r, k.scale * 1.44269504f, q);
+      group_load<L>(k.q + i * er + e * r, er, rows, r, k.scale, q);
       group_load<L>(k.g + i * k.experts + e, k.experts, rows, 1, 1.0f, g);
       group_load<L>(grad.dy + i * (er + 1) + e * r, er + 1, rows, r, 1.0f, dy);
       group_load<L>(grad.dy + i * (er + 1) + er, er + 1, rows, 1, 1.0f, dm);
@@ -272,17 +272,15 @@ MORAINE_FLATTEN void token_mixture_grad(const TokenMixtureGrad<float>& grad, Ind
           L::load(x, p + j * G + h);
           L::load(w, u + j * G + h);
           x *= f;
-          w = k.scale * x * (w - s);
+          w = x * (w - s);
           L::store(u + j * G + h, w);
           x = j < k.first ? F{} : x;
           L::store(p + j * G + h, x);
         }
       }
-      // q was loaded for powers of two; da wants it as it is.
-      group_load<L>(k.q + i * er + e * r, er, rows, r, 1.0f, q);
       group_product<L>(u, t, a, 1, r, r, dq);
-      group_store<L>(dq, er, rows, r, grad.dq + i * er + e * r);
-      group_store<L>(dg, k.experts, rows, 1, grad.dg + i * k.experts + e);
+      group_store<L>(dq, er, rows, r, k.scale, grad.dq + i * er + e * r);
+      group_store<L>(dg, k.experts, rows, 1, 1.0f, grad.dg + i * k.experts + e);
       for (Index j = 0; j < t; ++j) {
         F p0, p1, s0, s1;
         L::load(p0, p + j * G);
