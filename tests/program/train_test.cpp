@@ -64,7 +64,7 @@ TEST_CASE("train: killed 20 times, for 1, 2 and 3 threads, it ends with the same
 
   const Random r(20, "kill", 0);
   int kills = 0, resumes = 0;
-  for (int round = 0; kills < 20 && round < 10; ++round) {
+  for (int round = 0; kills < 20 && round < 40; ++round) {
     const std::string out = "run" + std::to_string(round);
     // Kills spread over the whole run, checkpoints and the writing of the model included.
     bool ended = false;
