@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <moraine/recipes/domain_shift.hpp>
@@ -22,10 +21,6 @@ using namespace moraine;
 
 namespace program {
 namespace {
-
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 std::string fixed(double v, int digits) {
   char text[32];
@@ -68,7 +63,7 @@ std::unique_ptr<Segmenter<float>> train_method(const ShiftMethod& method, const 
                                                 read_trunk(trunks.depth));
   SegmentationTrainer<float> trainer(*net, o.training);
   run.trained = count_parameters<float>(*net, true);
-  const double start = seconds();
+  const double start = detail::seconds_now();
   for (Index i = 0; i < o.training.steps; ++i) {
     const ShiftBatch b = shift_batch(tiles, seed, i, o.batch);
     const StepLoss l =
@@ -80,12 +75,12 @@ std::unique_ptr<Segmenter<float>> train_method(const ShiftMethod& method, const 
                 fixed(l.cross_entropy, 3));
     if (line.stop()) fail(ErrorKind::value, "demo: stopped; nothing of this run is kept");
   }
-  run.seconds = seconds() - start;
+  run.seconds = detail::seconds_now() - start;
   return net;
 }
 
 int run_demo(const DemoOptions& o) {
-  const double began = seconds();
+  const double began = detail::seconds_now();
   const Trunks trunks = load_trunks(models_folder(o));
   for (std::size_t at = o.output.find('/', 1); at != std::string::npos;
        at = o.output.find('/', at + 1))
@@ -149,7 +144,7 @@ int run_demo(const DemoOptions& o) {
               o.seeds > 1 ? ", +- sample standard deviation over seeds" : "");
   write_result_table(o.output + "/table.tsv", result);
   if (shown) draw_large_scene(o, *shown, trunks, result, test);
-  std::printf("%.0f s in all. Results in %s\n", seconds() - began, o.output.c_str());
+  std::printf("%.0f s in all. Results in %s\n", detail::seconds_now() - began, o.output.c_str());
   return 0;
 }
 

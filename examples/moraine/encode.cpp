@@ -13,7 +13,7 @@ using namespace moraine;
 namespace program {
 namespace {
 
-constexpr const char* usage =
+constexpr const char* encode_usage =
     "usage: encode --model DIR --input in.safetensors --output out.safetensors\n"
     "              [--device cpu|cuda] [--dtype f32|bf16] [--threads N]\n"
     "\n"
@@ -134,7 +134,7 @@ int encode_main(int argc, char** argv) {
         "encode", argc, argv,
         {{"--model"}, {"--input"}, {"--output"}, {"--device"}, {"--dtype"}, {"--threads"}});
     if (a.help) {
-      std::fputs(usage, stdout);
+      std::fputs(encode_usage, stdout);
       return 0;
     }
     EncodeOptions o;

@@ -1,6 +1,5 @@
 // Pre-trains one of the two small trunks from the scene generator. The same command again resumes.
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -8,19 +7,11 @@
 #include <string>
 
 #include "commands.hpp"
+#include "long_work.hpp"
 
 using namespace moraine;
 
 namespace program {
-namespace {
-
-double seconds() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-}  // namespace
 
 int run_pretrain(const PretrainOptions& o) {
   const bool vision = o.trunk == "vision";
@@ -40,18 +31,19 @@ int run_pretrain(const PretrainOptions& o) {
   }
   std::FILE* log = std::fopen((base + "_log.tsv").c_str(), "a");
   if (!log) fail(ErrorKind::file, "pretrain: cannot write " + base + "_log.tsv");
-  const double start = seconds();
+  const double start = detail::seconds_now();
   const Index first = run.steps_done();
   double smooth = 0;
   while (run.steps_done() < o.steps) {
     const double loss = run.step();
     const Index done = run.steps_done();
     smooth = smooth == 0 ? loss : 0.97 * smooth + 0.03 * loss;
-    std::fprintf(log, "%lld\t%.9g\t%.2f\n", static_cast<long long>(done), loss, seconds() - start);
+    std::fprintf(log, "%lld\t%.9g\t%.2f\n", static_cast<long long>(done), loss,
+                 detail::seconds_now() - start);
     if (done % 100 && done != o.steps) continue;
     std::fflush(log);
     write_safetensors(state_file, run.snapshot(), {{"steps", std::to_string(done)}});
-    const double each = (seconds() - start) / static_cast<double>(done - first);
+    const double each = (detail::seconds_now() - start) / static_cast<double>(done - first);
     std::printf("%s step %lld of %lld: loss %.4f, %.2f s a step, %.0f min to go\n", o.trunk.c_str(),
                 static_cast<long long>(done), static_cast<long long>(o.steps), smooth, each,
                 each * static_cast<double>(o.steps - done) / 60);

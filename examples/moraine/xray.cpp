@@ -15,7 +15,7 @@ using xray::Field;
 using xray::Kind;
 using xray::Module;
 
-constexpr const char* usage =
+constexpr const char* xray_usage =
     "usage: xray run --module NAME --preset paper|official|release --config cfg.json\n"
     "                --weights w.safetensors --input in.safetensors --output out.safetensors\n"
     "                [--grad] [--dtype f32|f64] [--device cpu|cuda] [--threads N]\n"
@@ -205,7 +205,7 @@ int run(int argc, char** argv) {
                      {"--dtype"},
                      {"--device"},
                      {"--threads"}});
-  if (a.help) return std::fputs(usage, stdout), 0;
+  if (a.help) return std::fputs(xray_usage, stdout), 0;
   const Module& m = find_module(a.required("--module"));
   const std::string preset = a.required("--preset");
   std::size_t at = m.presets.size();
@@ -297,7 +297,7 @@ Row compare(const std::string& name, const AnyTensor& a, const AnyTensor& b, dou
 
 int diff(int argc, char** argv) {
   const Arguments a("xray", argc, argv, {{"--tol"}}, 2);
-  if (a.help) return std::fputs(usage, stdout), 0;
+  if (a.help) return std::fputs(xray_usage, stdout), 0;
   if (a.words.size() != 2)
     bad("diff takes two files; " + std::to_string(a.words.size()) + " given");
   const std::string tol_text = a.text("--tol", "1e-4");
@@ -357,7 +357,7 @@ void print_ports(const char* title, const std::vector<xray::Port>& ports) {
 
 int list(int argc, char** argv) {
   const Arguments a("xray", argc, argv, {}, 1);
-  if (a.help) return std::fputs(usage, stdout), 0;
+  if (a.help) return std::fputs(xray_usage, stdout), 0;
   if (a.words.empty()) {
     for (const Module* m : sorted_modules()) std::printf("%-28s %s\n", m->name, m->sentence);
     return 0;
@@ -393,7 +393,7 @@ int xray_main(int argc, char** argv) {
     if (command == "run") return run(argc - 1, argv + 1);
     if (command == "diff") return diff(argc - 1, argv + 1);
     if (command == "list") return list(argc - 1, argv + 1);
-    if (command == "--help" || command == "-h") return std::fputs(usage, stdout), 0;
+    if (command == "--help" || command == "-h") return std::fputs(xray_usage, stdout), 0;
     bad((command.empty() ? std::string("no command") : "unknown command " + quoted(command)) +
         "; there are run, diff and list");
   });

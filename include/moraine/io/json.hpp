@@ -382,7 +382,7 @@ inline const Json& Json::at(std::string_view key) const {
   if (const Json* j = find(key)) return *j;
   fail(ErrorKind::config, "json: no key " + quoted(key) + " -> add it");
 }
-inline Json& Json::set(std::string_view key, Json value) {
+[[gnu::noinline]] inline Json& Json::set(std::string_view key, Json value) {
   if (is_null()) v_ = Object{};
   if (!is_object()) wrong(key, "an object to set it in");
   if (Json* j = find(key)) return *j = std::move(value);
@@ -390,7 +390,8 @@ inline Json& Json::set(std::string_view key, Json value) {
   members.push_back({std::string(key), std::move(value)});
   return members.back().value;
 }
-inline Json& Json::push(Json value) {
+// Not inlined: g++ 12 warns of members of a variant that are not the one it holds.
+[[gnu::noinline]] inline Json& Json::push(Json value) {
   if (is_null()) v_ = Array{};
   if (!is_array()) wrong("value", "an array to add to");
   auto& items = std::get<Array>(v_);
