@@ -2,6 +2,8 @@
 // interpolation, names, and what is refused.
 #include <doctest/doctest.h>
 
+#include "message.hpp"
+
 #include <cmath>
 #include <moraine/data/bands.hpp>
 #include <string>
@@ -20,15 +22,6 @@ const std::vector<Band> sentinel2{{"B1", 443, 21}, {"B2", 492, 66},   {"B3", 560
                                   {"B4", 665, 31}, {"B5", 704, 15},   {"B6", 741, 15},
                                   {"B7", 783, 20}, {"B8", 833, 106},  {"B8A", 865, 21},
                                   {"B9", 945, 20}, {"B11", 1614, 91}, {"B12", 2202, 175}};
-
-std::string message_of(const auto& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 }  // namespace
 

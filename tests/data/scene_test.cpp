@@ -49,6 +49,7 @@ void fill_reference() {
 #define SCENE_NOISE(a, b, c, d) reference_noise.push_back({a, b, c, d});
 #define SCENE_MATERIAL(a, b, c, d, e, f) reference_materials.push_back({a, b, {c, d, e, f}});
 #include "../parity/fixtures/scene_reference.inc"
+#include "message.hpp"
 }
 
 constexpr int reference_tiles = 1024;  // behind every number of the fixture
@@ -59,15 +60,6 @@ struct Threads {
   explicit Threads(int n) { set_threads(n); }
   ~Threads() { set_threads(before); }
 };
-
-std::string message_of(const auto& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
 
 }  // namespace
 

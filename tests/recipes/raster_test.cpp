@@ -5,6 +5,7 @@
 #include <functional>
 #include <moraine/recipes/raster_training.hpp>
 
+#include "message.hpp"
 #include "recipes/tiny.hpp"
 
 using namespace moraine;
@@ -45,8 +46,6 @@ std::string message(const std::function<void()>& f) {
   }
   return "";
 }
-bool has(const std::string& s, const char* part) { return s.find(part) != std::string::npos; }
-
 }  // namespace
 
 TEST_CASE("raster: the routing written is the softmax of the gate's logits of that window") {

@@ -3,6 +3,7 @@
 
 #include <moraine/recipes/training_config.hpp>
 
+#include "message.hpp"
 #include "tree.hpp"
 
 using namespace moraine;
@@ -29,8 +30,6 @@ std::string set_message(const char* assignment) {
   }
   return "";
 }
-bool has(const std::string& s, const char* part) { return s.find(part) != std::string::npos; }
-
 constexpr const char* good =
     R"({"images": ["a.tif"], "labels": ["b.tif"], "trunks": {"vision": "v"},
   "classes": [{"name": "a", "labels": [3]}, {"name": "b", "labels": [7, 8], "colour": "#102030"}]})";
