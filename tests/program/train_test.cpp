@@ -57,8 +57,7 @@ TEST_CASE("train: killed 20 times, for 1, 2 and 3 threads, it ends with the same
   const auto begin = std::chrono::steady_clock::now();
   const auto whole = run("moraine", train_words(dir, "whole", 2));
   REQUIRE_MESSAGE(whole.status == 0, whole.err);
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   const std::string expected = read_file(dir / "whole/model.safetensors");
   const std::string history = read_file(dir / "whole/history.tsv");
 
@@ -74,6 +73,7 @@ TEST_CASE("train: killed 20 times, for 1, 2 and 3 threads, it ends with the same
           static_cast<int>(seconds * 1e6 * (0.05 + 0.6 * static_cast<double>(r.uniform(draw))));
       ended = run_and_kill(train_words(dir, out, 1 + (kills + round) % 3), wait);
       kills += !ended;
+      if (ended) seconds *= 0.85;  // the machine was busier while it was measured
     }
     const auto last = run("moraine", train_words(dir, out, 1 + round % 3));
     REQUIRE_MESSAGE(last.status == 0, last.err);

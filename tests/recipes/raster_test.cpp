@@ -262,3 +262,23 @@ TEST_CASE("raster: a legend is drawn beside the map") {
     coloured += p.data()[i] == 1 && p.data()[i + 1] == 2 && p.data()[i + 2] == 3;
   CHECK(coloured == 100 * 50 * 4 + 16 * 16);  // drawn twice as large, and the legend's square
 }
+
+TEST_CASE("raster: a thumbnail of the middle holds every k-th pixel from an aligned corner on") {
+  Thumbnail t = Thumbnail::middle(50, 30, 24, 2, 4);
+  CHECK(t.height() == 12);
+  CHECK(t.width() == 12);
+  // Rows come in threes; the last ones are fewer. The cut begins at row 12 (of 13), column 0 (of
+  // 3).
+  for (Index y = 0; y < 50; y += 3) {
+    const Index n = std::min<Index>(3, 50 - y);
+    std::vector<std::uint8_t> rows(static_cast<std::size_t>(n * 30));
+    for (Index i = 0; i < n * 30; ++i)
+      rows[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>((y + i / 30) * 5 + i % 30);
+    t.rows(y, n, rows.data());
+  }
+  for (Index y = 0; y < 12; ++y)
+    for (Index x = 0; x < 12; ++x) CHECK(int{t.at(y, x)} == ((12 + 2 * y) * 5 + 2 * x) % 256);
+  // A scene that is smaller is shown whole.
+  CHECK(Thumbnail::middle(10, 7, 24, 1, 4).height() == 10);
+  CHECK(Thumbnail::middle(10, 7, 24, 1, 4).width() == 7);
+}

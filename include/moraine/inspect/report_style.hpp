@@ -167,8 +167,8 @@ document.querySelectorAll('.layers').forEach(function(box){
         if(e===255){td.textContent='\u2013'}else{
           var chip=cell('span',e,td);chip.className='chip';
           chip.style.background=colours[e%colours.length];chip.style.color=inks[e%inks.length];
-          cell('span',
-          ' p '+(r.values[n+i]/254).toFixed(2)+' H '+(r.values[2*n+i]/254).toFixed(2),td)}
+          cell('span',' p '+(r.values[n+i]/254).toFixed(2),td);
+          cell('div','H '+(r.values[2*n+i]/254).toFixed(2),td)}
         tr.appendChild(td)});
       body.appendChild(tr)});
     read.appendChild(t);

@@ -72,11 +72,16 @@ class Canvas {
 class Thumbnail {
  public:
   Thumbnail(Index height, Index width, Index most)
-      : step_(std::max<Index>(1, (std::max(height, width) + most - 1) / most)),
-        height_((height + step_ - 1) / step_),
-        width_((width + step_ - 1) / step_),
-        full_width_(width),
-        values_(static_cast<std::size_t>(height_ * width_), 255) {}
+      : Thumbnail(height, width, std::max(height, width),
+                  std::max<Index>(1, (std::max(height, width) + most - 1) / most)) {}
+  /// Every `step`-th pixel of the middle of the scene, `side` pixels a side where it is that large.
+  /// The cut begins at a multiple of `align` pixels.
+  static Thumbnail middle(Index height, Index width, Index side, Index step, Index align) {
+    Thumbnail t(height, width, side, step);
+    t.top_ = std::max<Index>(0, height - side) / 2 / align * align;
+    t.left_ = std::max<Index>(0, width - side) / 2 / align * align;
+    return t;
+  }
   Index height() const { return height_; }
   Index width() const { return width_; }
   std::uint8_t at(Index y, Index x) const {
@@ -84,15 +89,25 @@ class Thumbnail {
   }
   /// Rows (n,W) that begin at row `first` of the scene.
   void rows(Index first, Index n, const std::uint8_t* in) {
-    for (Index y = first; y < first + n; ++y)
-      if (y % step_ == 0)
-        for (Index x = 0; x < width_; ++x)
-          values_[static_cast<std::size_t>(y / step_ * width_ + x)] =
-              in[(y - first) * full_width_ + x * step_];
+    for (Index y = std::max(first, top_); y < first + n; ++y) {
+      const Index row = (y - top_) / step_;
+      if (row >= height_) return;
+      if ((y - top_) % step_) continue;
+      for (Index x = 0; x < width_; ++x)
+        values_[static_cast<std::size_t>(row * width_ + x)] =
+            in[(y - first) * full_width_ + left_ + x * step_];
+    }
   }
 
  private:
-  Index step_, height_, width_, full_width_;
+  Thumbnail(Index height, Index width, Index side, Index step)
+      : step_(step),
+        height_((std::min(height, side) + step - 1) / step),
+        width_((std::min(width, side) + step - 1) / step),
+        full_width_(width),
+        values_(static_cast<std::size_t>(height_ * width_), 255) {}
+
+  Index step_, height_, width_, full_width_, top_ = 0, left_ = 0;
   std::vector<std::uint8_t> values_;
 };
 

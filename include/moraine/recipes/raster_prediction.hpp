@@ -350,9 +350,12 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
     routing = std::make_unique<detail::RoutingWriter>(o.routing, info, layers, experts);
   if (!o.routing_preview.empty() && !routing)
     fail(ErrorKind::value, "predict: the preview of the routing needs --routing as well");
+  // Of a large scene the middle: 96 patches a side are as many as one can tell apart.
+  const Index shown = 96 * patch;
   if (!o.routing_preview.empty())
-    expert_thumbnails.assign(static_cast<std::size_t>(layers),
-                             Thumbnail(info.height, info.width, 384));
+    expert_thumbnails.assign(
+        static_cast<std::size_t>(layers),
+        Thumbnail::middle(info.height, info.width, shown, (patch + 3) / 4, patch));
   Thumbnail thumbnail(info.height, info.width, 1024);
 
   const double begin = detail::seconds_now();
@@ -486,6 +489,8 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
       maps.push_back(&expert_thumbnails[static_cast<std::size_t>(l)]);
       titles.push_back("layer " + std::to_string(l));
     }
+    if (std::max(info.height, info.width) > shown)
+      titles[0] += ", middle " + std::to_string(shown) + " pixels";
     std::vector<LegendEntry> entries;
     for (Index e = 0; e < experts; ++e)
       entries.push_back(
