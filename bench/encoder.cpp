@@ -1,41 +1,75 @@
-// One forward of a vision encoder, timed: ViT-B/14 at 518 x 518 (1370 tokens) with random weights,
-// as models/dinov2.hpp runs it. By itself it prints seconds and GFLOP/s; bench/peers/run.py sends
-// it a line for every forward, in turn with the same work in PyTorch.
+// A vision encoder, timed: DINOv2's ViT-S/14, B/14 or L/14 on one image of 518 x 518 (1370 tokens)
+// with random weights, as models/dinov2.hpp runs it. The work is a forward, a forward and backward
+// of all parameters (`--work train`), or of rank-16 LoRA on qkv of a frozen model (`--work lora`).
+// By itself it prints seconds and GFLOP/s; bench/peers/run.py sends it a line for every pass, in
+// turn with the same work elsewhere.
 //
-//   build/cpu/bench/encoder [--threads N] [--runs N] [--small] [--serve]
+//   build/cpu/bench/encoder [--model s|b|l] [--work forward|train|lora] [--threads N] [--runs N]
+//                           [--serve]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <moraine/models/dinov2.hpp>
+#include <moraine/moraine.hpp>
 #include <moraine/nn/init.hpp>
+#include <moraine/peft/inject.hpp>
+#include <moraine/peft/lora.hpp>
+#include <string>
 #include <vector>
 
 using namespace moraine;
 
 int main(int argc, char** argv) {
   int runs = 5;
-  bool serve = false, small = false;
+  bool serve = false;
+  std::string size = "b", work = "forward";
   for (int i = 1; i < argc; ++i) {
-    if (!std::strcmp(argv[i], "--serve")) serve = true;
-    if (!std::strcmp(argv[i], "--small")) small = true;
-    if (i + 1 < argc && !std::strcmp(argv[i], "--runs")) runs = std::atoi(argv[i + 1]);
-    if (i + 1 < argc && !std::strcmp(argv[i], "--threads")) set_threads(std::atoi(argv[i + 1]));
+    const std::string option = argv[i];
+    if (option == "--serve") {
+      serve = true;
+      continue;
+    }
+    const std::string value = i + 1 < argc ? argv[++i] : "";
+    if (option == "--model" && (value == "s" || value == "b" || value == "l"))
+      size = value;
+    else if (option == "--work" && (value == "forward" || value == "train" || value == "lora"))
+      work = value;
+    else if (option == "--runs" && std::atoi(value.c_str()) > 0)
+      runs = std::atoi(value.c_str());
+    else if (option == "--threads" && std::atoi(value.c_str()) > 0)
+      set_threads(std::atoi(value.c_str()));
+    else
+      return std::fprintf(stderr, "encoder: cannot read '%s %s'\n", option.c_str(), value.c_str()),
+             1;
   }
-  const ViTConfig c = vit_config(small ? dinov2_small() : dinov2_base());
+  const Dinov2Config family = size == "s"   ? dinov2_small()
+                              : size == "b" ? dinov2_base()
+                                            : dinov2_large();
+  const ViTConfig c = vit_config(family);
   ViT<float> vit(c);
   for (Named<float>& p : parameters<float>(vit))
     if (p.tensor->rank() >= 2) init::normal(*p.tensor, 0.02, init::stream(1, p.name));
+  freeze<float>(vit);
+  if (work == "lora") inject<float>(vit, "blocks.*.attn.qkv", lora({.rank = 16}));
+  if (work == "train") require_grad<float>(vit, "**");
   prepare<float>(vit);
   Tensor<float> x = Tensor<float>::empty({1, 3, 518, 518});
   init::normal(x, 1, Random(1, "pixels", 0));
-  const NoGrad off;
   const auto once = [&] {
     const auto t = std::chrono::steady_clock::now();
-    const Tensor<float> y = vit(x);
+    float y = 0;
+    if (work == "forward") {
+      const NoGrad off;
+      y = vit(x).data()[0];
+    } else {
+      for (Named<float>& p : parameters<float>(vit)) p.tensor->zero_grad();
+      const Tensor<float> loss = mean(square(vit(x)));
+      backward(loss);
+      y = loss.item();
+    }
     const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
-    if (!(y.data()[0] == y.data()[0])) std::fprintf(stderr, "not a number\n");
+    if (!(y == y)) std::fprintf(stderr, "not a number\n");
     return s;
   };
   once();
@@ -43,7 +77,7 @@ int main(int argc, char** argv) {
     std::printf("ready\n");
     std::fflush(stdout);
     for (char line[16]; std::fgets(line, sizeof line, stdin);) {
-      std::printf("%.6f\n", once());
+      std::printf("%.6f %.1f\n", once(), static_cast<double>(cpu_device.peak.load()) / (1 << 20));
       std::fflush(stdout);
     }
     return 0;
@@ -51,10 +85,14 @@ int main(int argc, char** argv) {
   std::vector<double> s;
   for (int i = 0; i < runs; ++i) s.push_back(once());
   std::sort(s.begin(), s.end());
-  // Multiply-adds: 12 C^2 N per block and token for the products, 2 N^2 C for attention.
+  // Multiply-adds: 12 C^2 N per block and token for the products, 2 N^2 C for attention; a backward
+  // of all parameters is twice a forward, one of the adapters alone nearly once.
   const double n = 1370, d = static_cast<double>(c.width), l = static_cast<double>(c.depth);
-  const double flop = 2 * (l * (12 * d * d * n + 2 * n * n * d) + 1369 * 588 * d);
-  std::printf("ViT-%c/14, 518 x 518, %d threads: %.3f s (median of %d, least %.3f), %.0f GFLOP/s\n",
-              small ? 'S' : 'B', threads(), s[s.size() / 2], runs, s[0],
-              flop / s[s.size() / 2] * 1e-9);
+  const double forward = 2 * (l * (12 * d * d * n + 2 * n * n * d) + 1369 * 588 * d);
+  const double flop = forward * (work == "forward" ? 1 : work == "train" ? 3 : 2);
+  std::printf(
+      "ViT-%c/14 %s, 518 x 518, %d threads: %.3f s (median of %d, least %.3f), %.0f GFLOP/s, "
+      "tensors at most %.0f MiB\n",
+      size[0] - 'a' + 'A', work.c_str(), threads(), s[s.size() / 2], runs, s[0],
+      flop / s[s.size() / 2] * 1e-9, static_cast<double>(cpu_device.peak.load()) / (1 << 20));
 }
