@@ -221,7 +221,7 @@ void draw_large_scene(const DemoOptions& o, Segmenter<float>& net, const Trunks&
       "%lld windows in %.0f s, planned %llu MiB, peak of the process %ld MiB (the scene itself is "
       "held too)\n",
       static_cast<long long>(r.windows), r.seconds,
-      static_cast<unsigned long long>(r.planned_bytes >> 20), peak_rss_mib());
+      static_cast<unsigned long long>((r.planned_bytes + (1u << 20) - 1) >> 20), peak_rss_mib());
 
   // How good the map is, and thumbnails of it.
   GeoTiffReader map_file(dir + "map.tif");
@@ -265,7 +265,8 @@ void draw_large_scene(const DemoOptions& o, Segmenter<float>& net, const Trunks&
   char facts[3][32];
   std::snprintf(facts[0], 32, "%.3f", confusion.mean_iou());
   std::snprintf(facts[1], 32, "%.0f s", r.seconds);
-  std::snprintf(facts[2], 32, "%llu MiB", static_cast<unsigned long long>(r.planned_bytes >> 20));
+  std::snprintf(facts[2], 32, "%llu MiB",
+                static_cast<unsigned long long>((r.planned_bytes + (1u << 20) - 1) >> 20));
   report.section("The scene and its map");
   report.add_text(
       "The model saw labels of one sensor in early summer only. This scene has another sensor, a "
@@ -309,7 +310,6 @@ void draw_large_scene(const DemoOptions& o, Segmenter<float>& net, const Trunks&
 
   report.section("What every method reached");
   add_table(report, result);
-  report.section("Training");
   inspect::ReportCurves curves;
   curves.chart.title = "Cross entropy on training tiles, mean of ten steps";
   curves.chart.x_label = "step";
@@ -325,7 +325,10 @@ void draw_large_scene(const DemoOptions& o, Segmenter<float>& net, const Trunks&
     }
     if (line.x.size() > 1) curves.chart.series.push_back(std::move(line));
   }
-  if (!curves.chart.series.empty()) report.add_curves(curves);
+  if (!curves.chart.series.empty()) {
+    report.section("Training");
+    report.add_curves(curves);
+  }
   report.save(dir + "report.html");
   std::printf("map.tif, routing.tif, map.png, experts.png, report.html\n");
 }

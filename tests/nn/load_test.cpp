@@ -120,3 +120,13 @@ TEST_CASE("nn: use_bf16 reaches every slot, and stays near") {
     CHECK(d < 1e-2);
   }
 }
+
+TEST_CASE(
+    "nn: what was loaded belongs to the module; it shares the map's memory only where it may") {
+  Block<float> a = block(), b = block(), c = block();
+  load<float>(b, state<float>(a));
+  load<float>(c, state<float>(a), {.may_share = true});
+  parameters<float>(a)[0].tensor->data()[0] = 17;
+  CHECK(parameters<float>(b)[0].tensor->data()[0] != 17);
+  CHECK(parameters<float>(c)[0].tensor->data()[0] == 17);
+}

@@ -150,3 +150,15 @@ TEST_CASE("observers hear the path of a place, and nobody pays without one") {
   CHECK(scope_path().empty());
   CHECK(hear.names == std::vector<std::string>{"blocks.3.attn.gate"});
 }
+
+TEST_CASE("nn: a layer takes one LoRA, and two tensors of one path are not saved as one") {
+  Block<float> b({.width = 8, .heads = 2, .hidden = 12});
+  inject<float>(b, "attn.qkv", lora({.rank = 2}));
+  CHECK_THROWS_WITH(inject<float>(b, "attn.*", lora({.rank = 2})),
+                    doctest::Contains("lora: the layer at \"attn.qkv\" has one already"));
+  struct Twice {
+    Tensor<float> x = Tensor<float>::ones({2}), y = Tensor<float>::ones({3});
+    void visit(Visitor<float>& v) { v("x", x), v("x", y); }
+  } twice;
+  CHECK_THROWS_WITH(state<float>(twice), doctest::Contains("two tensors have the path \"x\""));
+}

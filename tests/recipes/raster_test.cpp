@@ -130,8 +130,8 @@ TEST_CASE("raster: a memory limit halves the batch before it refuses; the map st
   CHECK(less.planned_bytes < full.planned_bytes);
   CHECK(read_file(dir / "a.tif") == read_file(dir / "b.tif"));
   const std::string e =
-      message([&] { predict_raster(m.net, m.card, scene, dir / "c.tif", {.memory = 1000}); });
-  CHECK(has(e, "allowed 1000"));
+      message([&] { predict_raster(m.net, m.card, scene, dir / "c.tif", {.memory = 2u << 20}); });
+  CHECK(has(e, "allowed 2 MiB"));
   CHECK(!is_file(dir / "c.tif"));
 }
 
@@ -281,4 +281,42 @@ TEST_CASE("raster: a thumbnail of the middle holds every k-th pixel from an alig
   // A scene that is smaller is shown whole.
   CHECK(Thumbnail::middle(10, 7, 24, 1, 4).height() == 10);
   CHECK(Thumbnail::middle(10, 7, 24, 1, 4).width() == 7);
+}
+
+TEST_CASE("raster: what the configuration says of the bands holds against the names in a file") {
+  const scratch::Tree dir;
+  const Untrained m(dir);
+  tiny::write_scene(dir / "named.tif", dir / "named-labels.tif",
+                    {.band_names = {"blue", "green", "red", "nir"}});
+  const auto read = [&](const ModelCard& card) {
+    return read_labelled_scenes({dir / "named.tif"}, {dir / "named-labels.tif"}, card);
+  };
+  ModelCard card = m.card;
+  card.scene_stated = false, card.scene = card.bands;
+  const LabelledScenes by_name = read(card);
+  CHECK(by_name.warnings.empty());
+  card.scene_stated = true;
+  std::swap(card.scene[0], card.scene[2]);  // red, green, blue, nir
+  const LabelledScenes stated = read(card);
+  REQUIRE(stated.warnings.size() == 1);
+  CHECK(has(stated.warnings[0], "band 1 of \"named.tif\" calls itself \"blue\""));
+  const Index n = by_name.samples[0].image.numel() / 4;
+  const float *a = by_name.samples[0].image.data(), *b = stated.samples[0].image.data();
+  CHECK(std::equal(a, a + n, b + 2 * n));
+  CHECK(std::equal(a + 2 * n, a + 3 * n, b));
+  CHECK(std::equal(a + n, a + 2 * n, b + n));
+}
+
+TEST_CASE("raster: numbers that are no reflectance, and windows beyond the scene, are warned of") {
+  const scratch::Tree dir;
+  const Untrained m(dir);
+  tiny::write_scene(dir / "s.tif", dir / "l.tif");
+  ModelCard card = m.card;
+  CHECK(read_labelled_scenes({dir / "s.tif"}, {dir / "l.tif"}, card).warnings.empty());
+  card.scale = 1;
+  card.window = 64;
+  const auto w = read_labelled_scenes({dir / "s.tif"}, {dir / "l.tif"}, card).warnings;
+  REQUIRE(w.size() == 2);
+  CHECK(has(w[0], "mean reflectance"));
+  CHECK(has(w[1], "\"window\" is 64"));
 }

@@ -39,6 +39,7 @@ struct SceneShape {
   Index height = 40, width = 56;
   bool nodata_corner = false;  ///< 12 x 12 pixels of -9999 at the upper left
   bool empty = false;          ///< nothing but nodata
+  std::vector<std::string> band_names{};
   std::uint64_t seed = 1;
 };
 
@@ -70,7 +71,8 @@ inline void write_scene(const std::string& image, const std::string& labels,
                           .dtype = Dtype::i16,
                           .tile = 16,
                           .nodata = make_nodata(-9999),
-                          .geo = geo()});
+                          .geo = geo(),
+                          .band_names = s.band_names});
   a.write_rows(x);
   a.finish();
   if (labels.empty()) return;

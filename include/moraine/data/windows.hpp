@@ -34,6 +34,13 @@ struct WindowOptions {
   std::uint64_t row_bytes = 0;    ///< what a reader and a writer hold for each row of the scene
 };
 
+namespace detail {
+/// "12 MiB", rounded up.
+inline std::string mib(std::uint64_t bytes) {
+  return std::to_string((bytes + (1u << 20) - 1) >> 20) + " MiB";
+}
+}  // namespace detail
+
 /// Windows on a grid, row by row. A scene smaller than a window has one padded window.
 struct WindowPlan {
   WindowOptions options;
@@ -61,11 +68,10 @@ struct WindowPlan {
   }
   /// One line for a user, printed before the work starts.
   std::string text() const {
-    const auto mib = [](std::uint64_t b) { return std::to_string((b + (1u << 20) - 1) >> 20); };
     return std::to_string(options.height) + " x " + std::to_string(options.width) + " pixels in " +
            std::to_string(rows()) + " x " + std::to_string(columns()) + " windows of " +
            std::to_string(options.size) + ", overlap " + std::to_string(options.overlap) +
-           ", at most " + mib(bytes) + " MiB";
+           ", at most " + detail::mib(bytes);
   }
 };
 
@@ -126,9 +132,9 @@ inline WindowPlan plan_windows(const WindowOptions& o, std::uint64_t memory_limi
             + u(o.batch) * area * (u(o.bands) + u(o.classes)) * 4 + o.model_bytes +
             lines * o.row_bytes;
   if (memory_limit && p.bytes > memory_limit)
-    fail(ErrorKind::memory, "plan_windows: needs " + std::to_string(p.bytes) + " bytes, allowed " +
-                                std::to_string(memory_limit) +
-                                " -> smaller windows or batches, or a larger --memory");
+    fail(ErrorKind::memory, "memory: needs " + detail::mib(p.bytes) + ", allowed " +
+                                std::to_string(memory_limit >> 20) +
+                                " MiB -> smaller windows or batches, or a larger --memory");
   return p;
 }
 

@@ -149,7 +149,8 @@ document.querySelectorAll('.layers').forEach(function(box){
     box.querySelectorAll('.cell').forEach(function(c){c.remove()});
     box.querySelectorAll('.layer.now .stack').forEach(function(s){
       var c=document.createElement('div');c.className='cell';
-      c.style.left=100*x/w+'%';c.style.top=100*y/h+'%';
+      c.style.left=100*(x+.5)/w+'%';c.style.top=100*(y+.5)/h+'%';
+      c.style.transform='translate(-50%,-50%)';
       c.style.width='max(12px,'+100/w+'%)';c.style.height='max(12px,'+100/h+'%)';s.appendChild(c)});
     while(read.firstChild)read.removeChild(read.firstChild);
     cell('b','Patch in row '+y+', column '+x+': its expert in every layer'+

@@ -168,6 +168,7 @@ ViT<T> dinov2(const Dinov2Config& c, const TensorMap& weights) {
   check_dinov2_size(c, weights, prefix);
   ViT<T> vit(vit_config(c));
   LoadOptions files = dinov2_files(prefix);
+  files.may_share = true;  // a gigabyte of frozen weights stays in the mapped file
   // Without registers the class still writes an empty table.
   const std::string empty = prefix + "embeddings.register_tokens";
   const auto at = weights.find(empty);

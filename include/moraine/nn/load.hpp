@@ -18,7 +18,7 @@ struct LoadOptions {
   /// (query, key, value); null: the path itself. Used by load() and save() alike.
   std::vector<std::string> (*keys_of)(const std::string& path) = nullptr;
   std::string prefix = "";    ///< in front of every key of the file
-  bool may_share = true;      ///< parameters may point into the mapped file (they are frozen)
+  bool may_share = false;     ///< frozen parameters may point into the map's memory (a mapped file)
   const char* what = "load";  ///< first word of messages
 };
 

@@ -127,18 +127,19 @@ Index count_parameters(M& module, bool trained_only = false) {
   return n;
 }
 
-/// The parameters and buffers as a map, sharing their storage.
+/// The parameters and buffers as a map, sharing their storage: what trains on changes the map too.
+/// Throws ErrorKind::key when two of them have one path.
 template <class T, class M>
 TensorMap state(M& module, const std::string& prefix = "") {
   struct Save final : Visitor<T> {
     TensorMap map;
     std::string prefix;
     void parameter(const std::string& path, Tensor<T>& t) override {
-      map.emplace(prefix + path, t.detach());
+      if (!map.emplace(prefix + path, t.detach()).second)
+        fail(ErrorKind::key, "state: two tensors have the path \"" + prefix + path +
+                                 "\" -> was a layer injected twice?");
     }
-    void buffer(const std::string& path, Tensor<T>& t) override {
-      map.emplace(prefix + path, t.detach());
-    }
+    void buffer(const std::string& path, Tensor<T>& t) override { parameter(path, t); }
   } v;
   v.prefix = prefix;
   module.visit(v);

@@ -28,6 +28,10 @@ struct Lora final : Layer<T> {
         b(Tensor<T>::zeros({base->out_features(), o.rank})),
         factor(static_cast<T>((o.alpha == 0 ? 2.0 * static_cast<double>(o.rank) : o.alpha) /
                               static_cast<double>(o.rank))) {
+    if (dynamic_cast<const Lora<T>*>(base.get()))
+      fail(ErrorKind::value, "lora: the layer at \"" + path +
+                                 "\" has one already -> inject into other paths, or use one of a "
+                                 "larger rank");
     if (o.rank < 1)
       fail(ErrorKind::value, "lora: rank must be positive; " + std::to_string(o.rank));
     init::linear_default(a, base->in_features(), init::stream(o.seed, path + ".lora_A"));

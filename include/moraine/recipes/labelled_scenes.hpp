@@ -31,6 +31,7 @@ struct LabelledScenes {
   Dtype dtype = Dtype::u8;               ///< of the first scene
   std::vector<data::Band> bands;         ///< of the first scene
   std::uint64_t fingerprint = 0;         ///< of all pixels and labels
+  std::vector<std::string> warnings;     ///< what is odd about them
 };
 
 namespace detail {
@@ -72,11 +73,22 @@ inline SceneRows read_whole_scene(const std::string& path, const ModelCard& card
       return;
     }
     out.matrix = data::text(in.matrix);
+    if (card.scene_stated)
+      for (std::size_t b = 0; b < info.band_names.size() && b < card.scene.size(); ++b)
+        if (!info.band_names[b].empty() &&
+            !data::detail::same_name({info.band_names[b], 0, 0}, card.scene[b])) {
+          out.warnings.push_back("band " + std::to_string(b + 1) + " of " + quoted(name) +
+                                 " calls itself " + quoted(info.band_names[b]) +
+                                 ", the configuration says " + data::detail::label(card.scene[b]) +
+                                 ", which is believed");
+          break;
+        }
     out.dtype = info.dtype;
     out.bands = in.matrix.scene;
   };
   // While a run begins the card does not say yet what type its scenes have.
-  const SceneOptions as_card{.scale = card.scale};
+  const SceneOptions as_card{.bands = card.scene_stated ? card.scene : std::vector<data::Band>{},
+                             .scale = card.scale};
   if (is_picture(path)) {
     const auto [info, all] = read_picture(path);
     const SceneInput in = match_scene(info, name, card, as_card);
@@ -189,14 +201,28 @@ inline LabelledScenes read_labelled_scenes(const std::vector<std::string>& image
                                  std::to_string(w) + " -> labels must lie on the image's grid");
     const Tensor<std::uint8_t> classes =
         detail::classes_of_labels(values, card, base_name(labels[i]), out);
+    double bright = 0;
+    Index measured = 0;
     for (Index p = 0; p < h * w; ++p) {
       if (!rows.valid.data()[p]) {
         ++out.nodata;
         classes.data()[p] = map_nodata;
-      } else if (classes.data()[p] != map_nodata) {
-        ++out.pixels[classes.data()[p]];
+        continue;
       }
+      bright += static_cast<double>(rows.reflectance.data()[p]);
+      ++measured;
+      if (classes.data()[p] != map_nodata) ++out.pixels[classes.data()[p]];
     }
+    bright /= static_cast<double>(std::max<Index>(1, measured));
+    if (bright > 2)
+      out.warnings.push_back("the mean reflectance of " + quoted(base_name(images[i])) + " is " +
+                             data::detail::number(bright, 0) + ", where 0 to 1 is expected -> is " +
+                             "\"scale\" " + number_text(card.scale) + " right?");
+    if (card.window > std::max(h, w))
+      out.warnings.push_back(
+          "\"window\" is " + std::to_string(card.window) + ", " + quoted(base_name(images[i])) +
+          " has only " + std::to_string(h) + " x " + std::to_string(w) +
+          " pixels: it is mirrored up to a window, " + "which costs time and teaches nothing");
     data::Sample s{rows.reflectance, classes, {}};
     const Index th = std::max(h, card.window), tw = std::max(w, card.window);
     if (th != h || tw != w) {  // mirrored up to a window; what is mirrored does not count

@@ -47,9 +47,11 @@ struct ModelCard {
   std::vector<data::Band> bands = small_trunk_bands();  ///< what the vision trunk reads, in order
   data::Normalisation normalisation = data::demo_normalisation(4);  ///< of these bands
   std::vector<data::Band> scene = bands;  ///< the bands of the scenes it was trained on
-  std::string dtype = "F32";              ///< of these scenes
-  double scale = 1, offset = 0;           ///< reflectance = (stored value + offset) * scale
-  std::optional<double> nodata;           ///< where the file names none
+  bool scene_stated =
+      false;  ///< `scene` is what a configuration says, whatever files say; not saved
+  std::string dtype = "F32";     ///< of these scenes
+  double scale = 1, offset = 0;  ///< reflectance = (stored value + offset) * scale
+  std::optional<double> nodata;  ///< where the file names none
   std::vector<ClassInfo> classes;
   std::vector<std::int64_t> ignore;  ///< label values that do not count
   Index window = small_tile;         ///< pixels, of a training crop

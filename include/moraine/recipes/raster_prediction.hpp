@@ -264,12 +264,10 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
   const auto u = [](Index v) { return static_cast<std::uint64_t>(v); };
   const std::uint64_t scene_bytes =
       u(info.width) * u(info.height) * u(info.bands) * u(size_of(info.dtype));
-  data::WindowPlan plan;
   detail::CacheLimit cache;
   double batch_seconds = 0;
-  Index batch = o.batch;
-  for (;; batch /= 2) {
-    const std::uint64_t model = probe(batch, batch_seconds);
+  // `model`: what one call for a batch needs. With memory: throws when the plan passes it.
+  const auto plan_for = [&](Index batch, std::uint64_t model, std::uint64_t memory) {
     // Beside the model: the process, blocks kept for reuse, the reader's blocks, the writers' row
     // of tiles, and pictures (values, canvas, and the PNG while it is compressed).
     std::uint64_t fixed = std::min<std::uint64_t>(std::uint64_t{128} << 20, scene_bytes) +
@@ -281,18 +279,28 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
     if (!o.preview.empty()) fixed += picture(1024, 1);
     if (!o.routing_preview.empty()) fixed += picture(384, layers);
     if (!o.routing.empty()) fixed += u(info.width + 256) * 256 * 3 * u(layers);
-    data::WindowOptions w{.height = info.height,
-                          .width = info.width,
-                          .bands = channels + static_cast<Index>(input.used.size()),
-                          .classes = k,
-                          .size = size,
-                          .overlap = overlap,
-                          .blend = o.blend,
-                          .batch = batch,
-                          .model_bytes = model + fixed,
-                          .row_bytes = u(info.width) * (want_routing ? 3 * u(layers) : 0)};
+    return data::plan_windows({.height = info.height,
+                               .width = info.width,
+                               .bands = channels + static_cast<Index>(input.used.size()),
+                               .classes = k,
+                               .size = size,
+                               .overlap = overlap,
+                               .blend = o.blend,
+                               .batch = batch,
+                               .model_bytes = model + fixed,
+                               .row_bytes = u(info.width) * (want_routing ? 3 * u(layers) : 0)},
+                              memory);
+  };
+  // With little memory the smallest batch is tried first: a larger one might pass the bound while
+  // it is being measured.
+  const std::uint64_t one = o.memory ? probe(1, batch_seconds) : 0;
+  data::WindowPlan plan;
+  Index batch = o.batch;
+  for (;; batch /= 2) {
     const bool last = batch == 1;
-    plan = data::plan_windows(w, last ? o.memory : 0);
+    if (one && !last && plan_for(batch, one * u(batch), 0).bytes > o.memory) continue;
+    const std::uint64_t model = last && one ? one : probe(batch, batch_seconds);
+    plan = plan_for(batch, model, last ? o.memory : 0);
     cache.most(static_cast<std::size_t>(model));
     if (last || !o.memory || plan.bytes <= o.memory) break;
     cache.most(cache.before);
@@ -481,13 +489,14 @@ inline PredictionReport predict_raster(Segmenter<float>& net, const ModelCard& c
   for (std::size_t c = 0; c < card.classes.size(); ++c)
     legend.push_back({card.classes[c].value, card.classes[c].colour,
                       card.classes[c].name + share(report.pixels[c])});
-  if (!o.preview.empty()) write_png(o.preview, draw_maps({&thumbnail}, {o.name}, legend));
+  if (!o.preview.empty())
+    write_png(o.preview, draw_maps({&thumbnail}, {"map of " + o.name}, legend));
   if (!o.routing_preview.empty()) {
     std::vector<const Thumbnail*> maps;
     std::vector<std::string> titles;
     for (Index l = 0; l < layers; ++l) {
       maps.push_back(&expert_thumbnails[static_cast<std::size_t>(l)]);
-      titles.push_back("layer " + std::to_string(l));
+      titles.push_back("visual, layer " + std::to_string(l));
     }
     if (std::max(info.height, info.width) > shown)
       titles[0] += ", middle " + std::to_string(shown) + " pixels";

@@ -103,7 +103,8 @@ inline std::pair<ViT<float>, ViT<float>> open_trunks(ModelCard& card) {
   card.bands = small_trunk_bands();
   card.bands.resize(static_cast<std::size_t>(channels));
   card.normalisation = data::demo_normalisation(channels);
-  if (card.scene.empty()) card.scene = card.bands;
+  card.scene_stated = !card.scene.empty();
+  if (!card.scene_stated) card.scene = card.bands;
   if (card.window % trunks.first.config.patch)
     fail(ErrorKind::config, "config: \"window\" is " + std::to_string(card.window) +
                                 "; it must be a multiple of the trunk's patch " +
@@ -152,6 +153,7 @@ inline TrainingReport train_on_rasters(RasterRun run, const std::string& dir,
   run.card.config = run.config;
   tell.note(scenes.matrix);
   tell.note(class_table(run.card, scenes));
+  for (const std::string& w : scenes.warnings) tell.warn(w);
   std::int64_t labelled = 0;
   for (std::size_t c = 0; c < scenes.pixels.size(); ++c) {
     labelled += scenes.pixels[c];
@@ -161,8 +163,8 @@ inline TrainingReport train_on_rasters(RasterRun run, const std::string& dir,
   if (!labelled)
     fail(ErrorKind::value, "train: no pixel has a label and a measurement; " +
                                std::to_string(scenes.ignored) + " labels ignored, " +
-                               std::to_string(scenes.nodata) +
-                               " pixels nodata -> look at \"ignore\"");
+                               std::to_string(scenes.nodata) + " pixels nodata -> look at " +
+                               (scenes.nodata > scenes.ignored ? "the scenes" : "\"ignore\""));
   if (!is_file(config_path)) write_json(config_path, run.config);
 
   Segmenter<float> net(run.card.segmenter, std::move(vision), std::move(depth));
