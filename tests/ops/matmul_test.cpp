@@ -66,7 +66,7 @@ OP_CASE(
     {.exact_views = false});
 // With a bias around 1 the slopes are near 1. Around 0 the three terms of a bias gradient cancel to
 // a few hundredths at one of the ragged sizes, and what is left is off by 3e-5 of itself. Here the
-// worst of all is 2e-6.
+// worst of all is 2e-6, and 1.3e-5 in the sanitizers' build, where exp rounds differently.
 #define LINEAR_ROW(name, act)                                                                  \
   OP_CASE(                                                                                     \
       linear_##name, full_shapes,                                                              \
@@ -79,7 +79,6 @@ OP_CASE(
       },                                                                                       \
       {.ranges = {{-1, 1}, {-1, 1}, {0.5, 1.5}, {-1, 1}, {-1, 1}},                             \
        .exact_views = false,                                                                   \
-       .float_tolerance = 5e-6,                                                                \
        .large = {Shape{300, 64}, Shape{96, 64}, Shape{96}, Shape{300, 96}, Shape{96}}})
 LINEAR_ROW(residual_scale, Activation::none);
 LINEAR_ROW(gelu, Activation::gelu);
