@@ -29,7 +29,6 @@ int run_doctor(const DoctorOptions& options);
 
 /// What the commands below share.
 struct CommonOptions {
-  std::vector<std::string> set;  ///< "train.lr=1e-3", over the configuration file
   std::uint64_t seed = 0;
   bool has_seed = false;
   int threads = 0;     ///< 0: as many as this process may use
@@ -38,6 +37,7 @@ struct CommonOptions {
 };
 struct TrainOptions : CommonOptions {
   std::string config, output;
+  std::vector<std::string> set;  ///< "train.lr=1e-3", over the configuration file
 };
 struct PredictOptions : CommonOptions {
   std::string model, input, output, routing, preview, trunks;
@@ -46,7 +46,8 @@ struct PredictOptions : CommonOptions {
   long long overlap = -1;                  ///< pixels; -1: a quarter of the window
 };
 struct EvalOptions : CommonOptions {
-  std::string prediction, labels, output, classes, ignore;
+  std::string prediction, labels, classes, ignore;
+  std::string output;  ///< empty: the metrics are printed only
 };
 struct DemoOptions : CommonOptions {
   std::string output = "out/demo";

@@ -7,12 +7,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <moraine/recipes/domain_shift.hpp>
 #include <moraine/recipes/model_card.hpp>
 #include <moraine/recipes/raster_prediction.hpp>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "commands.hpp"
@@ -79,15 +81,26 @@ std::unique_ptr<Segmenter<float>> train_method(const ShiftMethod& method, const 
   return net;
 }
 
+/// Makes the folder of the results and writes a file in it that does not stay: what is wrong with
+/// the folder is known before hours of training.
+void prepare_output(const std::string& dir) {
+  for (std::size_t at = dir.find('/', 1); at != std::string::npos; at = dir.find('/', at + 1))
+    mkdir(dir.substr(0, at).c_str(), 0777);
+  const int why = mkdir(dir.c_str(), 0777) == 0 ? 0 : errno;
+  if (is_file(dir))
+    fail(ErrorKind::file,
+         "demo: the output " + quoted(dir) + " is a file; a folder is needed -> choose another");
+  if (!is_directory(dir))
+    fail(ErrorKind::file, "demo: cannot make the folder " + quoted(dir) + "; " +
+                              std::generic_category().message(why));
+  AtomicFile probe(dir + "/table.tsv");
+  probe.write("\n", 1);
+}
+
 int run_demo(const DemoOptions& o) {
   const double began = detail::seconds_now();
   const Trunks trunks = load_trunks(models_folder(o));
-  for (std::size_t at = o.output.find('/', 1); at != std::string::npos;
-       at = o.output.find('/', at + 1))
-    mkdir(o.output.substr(0, at).c_str(), 0777);
-  mkdir(o.output.c_str(), 0777);
-  if (access(o.output.c_str(), W_OK) != 0)
-    fail(ErrorKind::file, "demo: cannot write to the folder " + quoted(o.output));
+  prepare_output(o.output);
   ShiftOptions shift;
   if (o.steps > 0) shift.training.steps = o.steps;
 
@@ -108,7 +121,8 @@ int run_demo(const DemoOptions& o) {
   for (std::string_view d : data::domain_names) result.domains.emplace_back(d);
   std::printf("\nmIoU of 8 classes            trained");
   for (const std::string& d : result.domains) std::printf(" %7s", d.c_str());
-  std::printf("  targets  seconds\n");
+  const int wide = o.seeds > 1 ? 14 : 7;  // of "0.402 +-0.011"
+  std::printf("  %-*s  training, s\n", wide, "targets");
   std::unique_ptr<Segmenter<float>> shown;  // SpectralMoE of the first seed: draws the map
   for (const ShiftMethod& method : shift_methods()) {
     if (!method.main && !o.full) continue;
@@ -135,8 +149,8 @@ int run_demo(const DemoOptions& o) {
     double mean, deviation, time, unused;
     spread(targets, mean, deviation);
     spread(took, time, unused);
-    std::printf("  %s%s  %6.1f\n", fixed(mean, 3).c_str(),
-                o.seeds > 1 ? (" +-" + fixed(deviation, 3)).c_str() : "", time);
+    std::printf("  %-*s  %11.1f\n", wide,
+                (fixed(mean, 3) + (o.seeds > 1 ? " +-" + fixed(deviation, 3) : "")).c_str(), time);
     std::fflush(stdout);
     result.rows.push_back(std::move(row));
   }

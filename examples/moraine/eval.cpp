@@ -21,7 +21,7 @@ int run_eval(const EvalOptions& o) {
   for (double v : numbers_of(o.ignore, "--ignore"))
     given.ignore.push_back(static_cast<std::int64_t>(v));
   const Json m = evaluate_map(o.prediction, o.labels, given);
-  write_json(o.output, m);
+  if (!o.output.empty()) write_json(o.output, m);
   std::printf("%-20s %10s %10s %7s %7s\n", "class", "labelled", "predicted", "IoU", "F1");
   const auto text = [](const Json& v) {
     return v.is_null() ? std::string("-") : data::detail::number(v.as_double(), 3);
@@ -32,15 +32,21 @@ int run_eval(const EvalOptions& o) {
                 static_cast<long long>(c.at("predicted").as_int()), text(c.at("iou")).c_str(),
                 text(c.at("f1")).c_str());
   std::printf("%s\n", metrics_line(m).c_str());
-  std::printf("not scored: %lld ignored, %lld without a class in the map\n",
-              static_cast<long long>(m.at("ignored").as_int()),
-              static_cast<long long>(m.at("map_nodata").as_int()));
+  long long strange = 0;
+  for (const char* key : {"unknown_labels", "unknown_map_values"})
+    for (const JsonMember& u : m.at(key).as_object())
+      strange += static_cast<long long>(u.value.as_int());
+  std::printf(
+      "not scored: %lld ignored, %lld where the map is nodata, %lld of values that are no class\n",
+      static_cast<long long>(m.at("ignored").as_int()),
+      static_cast<long long>(m.at("map_nodata").as_int()), strange);
   for (const auto& [key, what] :
        {std::pair{"unknown_labels", "labels"}, std::pair{"unknown_map_values", "map"}})
     for (const JsonMember& u : m.at(key).as_object())
-      std::printf("warning: the %s %s no class: value %s, %lld pixels\n", what,
-                  what[0] == 'l' ? "hold values of" : "holds values of", u.key.c_str(),
-                  static_cast<long long>(u.value.as_int()));
+      std::printf(
+          "warning: the %s %s no class: value %s, %lld pixels are left out of all figures\n", what,
+          what[0] == 'l' ? "hold values of" : "holds values of", u.key.c_str(),
+          static_cast<long long>(u.value.as_int()));
   return 0;
 }
 

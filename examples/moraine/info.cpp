@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <moraine/io/geotiff_reader.hpp>
 #include <moraine/io/image.hpp>
 #include <moraine/io/json.hpp>
@@ -178,6 +179,20 @@ void tell_json(const std::string& path) {
                 shown(json_text(m.value, {.indent = -1}), 80).c_str());
 }
 
+/// What to add about a file of no known kind: a safetensors file that ends within its header is
+/// still known by the length of the header and the brace after it.
+std::string cut_header(const std::string& path) {
+  std::size_t size = 0;
+  const detail::Fd f = detail::open_to_read(path, size);
+  char head[9];
+  if (!detail::read_at(f.fd, head, sizeof head, 0, path) || head[8] != '{') return "";
+  std::uint64_t n = 0;
+  std::memcpy(&n, head, 8);
+  if (n < 2 || n > 100'000'000 || n <= size - 8) return "";
+  return " looks like a safetensors file that ends within its header; " + std::to_string(size) +
+         " bytes, the header needs " + std::to_string(n + 8) + " -> is the file cut off?";
+}
+
 }  // namespace
 
 int run_info(const InfoOptions& o) {
@@ -205,6 +220,8 @@ int run_info(const InfoOptions& o) {
     case FileKind::empty:
       fail(ErrorKind::format, "info: " + quoted(o.file) + " is empty; 0 bytes");
     case FileKind::unknown:
+      if (const std::string cut = cut_header(o.file); !cut.empty())
+        fail(ErrorKind::format, "info: " + quoted(o.file) + cut);
       fail(ErrorKind::format, "info: " + quoted(o.file) +
                                   " is of no known kind; its first bytes are those of "
                                   "no safetensors, TIFF, PNG, JPEG or JSON file");

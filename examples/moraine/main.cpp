@@ -1,7 +1,10 @@
 // The program `moraine`: thin subcommands over the headers. Called as `encode` or `xray` it answers
 // as that subcommand.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <csignal>
+#include <moraine/recipes/run_config.hpp>
 
 #include "arguments.hpp"
 #include "commands.hpp"
@@ -23,7 +26,6 @@ CLI::App* add(CLI::App& app, const char* name, const char* help, int (*run)(cons
 
 /// Options that long-running commands share.
 void add_common(CLI::App* sub, CommonOptions& o) {
-  sub->add_option("--set", o.set, "Change one field of the configuration: train.lr=1e-3");
   sub->add_option_function<std::uint64_t>(
       "--seed", [&o](std::uint64_t s) { o.seed = s, o.has_seed = true; },
       "Seed of all random numbers");
@@ -34,6 +36,57 @@ void add_common(CLI::App* sub, CommonOptions& o) {
   sub->parse_complete_callback([&o] {
     if (o.threads > 0) moraine::set_threads(o.threads);
   });
+}
+
+/// The first option of the words that `app` does not know, or "". What CLI11 says of a misspelled
+/// option is that another one is missing.
+std::string unknown_option(CLI::App& app, int argc, char** argv) {
+  for (int i = 0; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word == "--") break;
+    const bool is_long = word.rfind("--", 0) == 0;
+    if (!is_long &&
+        (word.size() < 2 || word[0] != '-' || !std::isalpha(static_cast<unsigned char>(word[1]))))
+      continue;
+    const std::size_t equals = word.find('=');
+    const std::string name = is_long ? word.substr(0, equals) : word.substr(0, 2);
+    const CLI::Option* option = app.get_option_no_throw(name);
+    if (!option) return name;
+    if (equals == std::string::npos && option->get_items_expected_max() > 0) ++i;  // its value
+  }
+  return "";
+}
+
+/// What to do about it: the nearest option, where one is near.
+std::string nearest_option(const CLI::App& app, const std::string& name) {
+  if (name == "--set") return "only train has a configuration; ";
+  std::string best;
+  std::size_t least = name.size() / 3 + 1;  // further away is no misspelling
+  for (const CLI::Option* o : app.get_options()) {
+    const std::string known = o->get_name();
+    const std::size_t d = moraine::edit_distance(name, known);
+    if (d < least) least = d, best = known;
+  }
+  return best.empty() ? "" : "did you mean " + best + "? ";
+}
+
+/// The line for arguments that are wrong.
+std::string usage_error(CLI::App& app, int argc, char** argv, const std::string& what) {
+  const std::string first = argc > 1 ? argv[1] : "";
+  CLI::App* sub = nullptr;
+  for (CLI::App* s : app.get_subcommands({}))
+    if (s->get_name() == first) sub = s;
+  if (argc > 1 && !sub && (first.empty() || first[0] != '-'))
+    return "moraine: unknown command " + moraine::quoted(first) +
+           " -> moraine --help lists what there is";
+  const std::string unknown =
+      sub ? unknown_option(*sub, argc - 2, argv + 2) : unknown_option(app, argc > 1, argv + 1);
+  return (sub ? first : "moraine") + ": " +
+         (unknown.empty() ? one_line(what) + " -> "
+                          : "unknown option " + moraine::quoted(unknown) + " -> " +
+                                nearest_option(sub ? *sub : app, unknown)) +
+         (sub ? "moraine " + first + " --help lists the options"
+              : "moraine --help lists what there is");
 }
 
 int other_main(int argc, char** argv) {
@@ -54,6 +107,16 @@ int other_main(int argc, char** argv) {
                         train, status)) {
     s->add_option("--config", train.config, "The run, a JSON file")->required();
     s->add_option("--output", train.output, "The folder of the run")->required();
+    s->add_option_function<std::vector<std::string>>(
+        "--set",
+        [&train](std::vector<std::string> all) {
+          // A warmup that was asked for stands, wherever on the line train.steps is.
+          std::stable_partition(all.begin(), all.end(), [](const std::string& a) {
+            return a.rfind("train.warmup=", 0) != 0;
+          });
+          train.set = std::move(all);
+        },
+        "Change one field of the configuration: train.lr=1e-3");
     add_common(s, train);
   }
   PredictOptions predict;
@@ -79,7 +142,8 @@ int other_main(int argc, char** argv) {
   if (CLI::App* s = add(app, "eval", "Compare a map with labels", run_eval, eval, status)) {
     s->add_option("--prediction", eval.prediction, "The map")->required();
     s->add_option("--labels", eval.labels, "The labels, on the same grid")->required();
-    s->add_option("--output", eval.output, "The metrics, a JSON file")->required();
+    s->add_option("--output", eval.output,
+                  "The metrics, a JSON file; without it they are printed only");
     s->add_option("--classes", eval.classes, "A run's configuration, for maps made elsewhere");
     s->add_option("--ignore", eval.ignore, "Further label values that do not count: 0,255");
     add_common(s, eval);
@@ -121,16 +185,7 @@ int other_main(int argc, char** argv) {
   } catch (const CLI::Success& e) {  // --help, --version
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    const std::string first = argc > 1 ? argv[1] : "-";
-    bool known = false;
-    for (const CLI::App* sub : app.get_subcommands({})) known |= sub->get_name() == first;
-    if (first.empty() || (first[0] != '-' && !known)) {
-      std::fprintf(stderr, "moraine: unknown command %s; moraine --help lists what there is\n",
-                   moraine::quoted(first).c_str());
-      return 1;
-    }
-    std::fprintf(stderr, "moraine: %s; moraine --help lists what there is\n",
-                 one_line(e.what()).c_str());
+    std::fprintf(stderr, "%s\n", usage_error(app, argc, argv, e.what()).c_str());
     return 1;
   }
   return status;

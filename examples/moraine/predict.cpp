@@ -1,4 +1,5 @@
 // predict: the map of a scene, its routing, and previews.
+#include <moraine/io/recognise.hpp>
 #include <moraine/recipes/raster_prediction.hpp>
 #include <moraine/recipes/training_config.hpp>
 
@@ -50,6 +51,9 @@ int run_predict(const PredictOptions& o) {
     if (!out->empty() && *out == o.input)
       fail(ErrorKind::value, "predict: an output is the scene itself; " + quoted(o.input) +
                                  " -> choose another name");
+  if (const FileKind kind = recognise(o.input); kind == FileKind::png || kind == FileKind::jpeg)
+    fail(ErrorKind::format, "predict: " + quoted(o.input) + " is a " + name_of(kind) +
+                                "; predict takes GeoTIFF -> convert it with gdal_translate");
   GeoTiffReader scene(o.input);
   LoadedModel model = read_model(o.model, o.trunks);
   Stoppable progress;
@@ -58,7 +62,9 @@ int run_predict(const PredictOptions& o) {
   std::printf(
       "%lld windows in %.1f s (%lld without data left out), peak %ld MiB, planned %llu MiB\n%s\n",
       static_cast<long long>(r.windows), r.seconds, static_cast<long long>(r.skipped),
-      peak_rss_mib(), static_cast<unsigned long long>(r.planned_bytes >> 20), o.output.c_str());
+      peak_rss_mib(),
+      // rounded up, as in the plan line
+      static_cast<unsigned long long>((r.planned_bytes + (1u << 20) - 1) >> 20), o.output.c_str());
   for (const std::string* out : {&p.routing, &p.preview, &p.routing_preview})
     if (!out->empty()) std::printf("%s\n", out->c_str());
   return 0;

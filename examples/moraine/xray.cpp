@@ -16,7 +16,7 @@ using xray::Kind;
 using xray::Module;
 
 constexpr const char* xray_usage =
-    "usage: xray run --module NAME --preset paper|official|release --config cfg.json\n"
+    "usage: xray run --module NAME --preset paper|official --config cfg.json\n"
     "                --weights w.safetensors --input in.safetensors --output out.safetensors\n"
     "                [--grad] [--dtype f32|f64] [--device cpu|cuda] [--threads N]\n"
     "       xray diff a.safetensors b.safetensors [--tol 1e-4]\n"
@@ -25,6 +25,15 @@ constexpr const char* xray_usage =
     "Exit status: 0 success, 1 diff found a difference, 2 bad usage or bad input.\n";
 
 [[noreturn]] void bad(const std::string& why) { fail(ErrorKind::value, "xray: " + why); }
+
+/// A file's tensors; what is wrong with it is said in xray's name.
+SafetensorsFile read_tensors(const std::string& path) {
+  try {
+    return read_safetensors(path);
+  } catch (const Error& e) {
+    fail(e.kind(), std::string("xray: ") + e.what());
+  }
+}
 
 std::vector<const Module*> sorted_modules() {
   std::vector<const Module*> all;
@@ -161,9 +170,8 @@ struct Files {
 
 template <class T>
 std::string run_in(const Module& m, Json config, const Files& files, bool grad) {
-  const SafetensorsFile w =
-      files.weights.empty() ? SafetensorsFile{} : read_safetensors(files.weights);
-  const SafetensorsFile in = read_safetensors(files.input);
+  const SafetensorsFile w = files.weights.empty() ? SafetensorsFile{} : read_tensors(files.weights);
+  const SafetensorsFile in = read_tensors(files.input);
   xray::Run<T> r{
       .config = std::move(config), .weights = w.tensors, .inputs = in.tensors, .grad = grad};
   TensorMap out;
@@ -305,7 +313,7 @@ int diff(int argc, char** argv) {
   const auto parsed = std::from_chars(tol_text.data(), tol_text.data() + tol_text.size(), tol);
   if (parsed.ec != std::errc() || parsed.ptr != tol_text.data() + tol_text.size() || !(tol >= 0))
     bad("option --tol has the value " + quoted(tol_text) + "; it takes a number of at least 0");
-  const SafetensorsFile fa = read_safetensors(a.words[0]), fb = read_safetensors(a.words[1]);
+  const SafetensorsFile fa = read_tensors(a.words[0]), fb = read_tensors(a.words[1]);
   std::vector<Row> rows;
   const auto lonely = [&](const std::string& name, const AnyTensor& t, const std::string& file) {
     rows.push_back({.name = name,

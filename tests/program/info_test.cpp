@@ -27,7 +27,52 @@ TEST_CASE("moraine: help, version, and what it does not know") {
   check_failure(program::run("moraine", {}), {"moraine: "});
   check_failure(program::run("moraine", {"dance"}), {"dance"});
   check_failure(program::run("moraine", {"info"}), {"file"});
-  check_failure(program::run("moraine", {"info", "--fast", "x"}), {"--fast"});
+  check_failure(program::run("moraine", {"info", "--fast", "x"}), {"info: ", "--fast"});
+  check_failure(program::run("moraine", {"--fast"}), {"moraine: ", "--fast", "moraine --help"});
+}
+
+TEST_CASE("moraine: an option that is unknown is named before one that is missing") {
+  if (!program::is_built()) return;
+  check_failure(program::run("moraine", {"predict", "--modle", "x"}),
+                {"predict: unknown option \"--modle\"", "did you mean --model?",
+                 "moraine predict --help lists the options"});
+  check_failure(program::run("moraine", {"predict", "--input", "--modle", "--x=3"}),
+                {"predict: unknown option \"--x\""});
+  check_failure(program::run("moraine", {"predict", "--model", "x"}),
+                {"predict: --input is required", "moraine predict --help"});
+  check_failure(program::run("moraine", {"eval", "--prediction"}), {"eval: ", "--prediction"});
+  // Only train has a configuration.
+  for (const Words& w : {Words{"demo", "--set", "foo=1"}, Words{"predict", "--set", "train.lr=3"},
+                         Words{"eval", "--set", "foo.bar=3"}, Words{"pretrain", "--set", "a=1"}})
+    check_failure(program::run("moraine", w), {w[0] + ": unknown option \"--set\"", "only train"});
+}
+
+TEST_CASE("moraine demo: a folder that cannot be is said before any training") {
+  if (!program::is_built()) return;
+  const scratch::Dir dir;
+  write_file(dir / "file", "x");
+  program::Result r = program::run("moraine", {"demo", "--output", dir / "file"});
+  check_failure(r, {"demo: the output", "is a file"});
+  CHECK(r.out.empty());
+  r = program::run("moraine", {"demo", "--output", dir / "file/deeper"});
+  check_failure(r, {"demo: cannot make the folder", "Not a directory"});
+  CHECK(r.out.empty());
+}
+
+TEST_CASE("moraine predict and eval: a picture is no GeoTIFF") {
+  if (!program::is_built()) return;
+  const scratch::Dir dir;
+  for (const auto& [kind, bytes] :
+       {std::pair{"PNG", "\x89PNG\r\n\x1a\n rest"}, std::pair{"JPEG", "\xff\xd8\xff\xe0 rest"}}) {
+    write_file(dir / "sc.png", bytes);
+    check_failure(program::run("moraine", {"predict", "--model", dir.path, "--input",
+                                           dir / "sc.png", "--output", dir / "map.tif"}),
+                  {"predict: ", "sc.png\" is a ", kind, "gdal_translate"});
+    // Without --output, which eval does not need.
+    check_failure(program::run("moraine", {"eval", "--prediction", dir / "sc.png", "--labels",
+                                           dir / "sc.png"}),
+                  {"eval: ", "it is a ", kind, "gdal_translate"});
+  }
 }
 
 TEST_CASE("moraine info: told by content, not by name") {
@@ -70,6 +115,14 @@ TEST_CASE("moraine info: files that it cannot read") {
     write_file(file, bytes);
     check_failure(program::run("moraine", {"info", file}), {"info: "});
   }
+  // Cut off: the first bytes still tell what it was.
+  write_file(file, std::string("II*\0\x10\0\0\0", 8));
+  program::Result r = program::run("moraine", {"info", file});
+  check_failure(r, {"cannot be opened; C", "is the file cut off?"});
+  write_safetensors(file, {{"a.weight", Tensor<float>::ones({2, 3})}});
+  write_file(file, read_file(file).substr(0, 30));
+  check_failure(program::run("moraine", {"info", file}),
+                {"looks like a safetensors file", "30 bytes", "is the file cut off?"});
 }
 
 TEST_CASE("moraine doctor") {

@@ -287,6 +287,7 @@ TEST_CASE("xray diff") {
     check_failure(program::run("xray", bad), {});
   write_file(b, "no safetensors at all");
   check_failure(program::run("xray", {"diff", a, b}), {"b.safetensors"});
+  check_failure(program::run("xray", {"diff", a, dir / "no"}), {"xray: ", "no\""});
 }
 
 TEST_CASE("xray list") {

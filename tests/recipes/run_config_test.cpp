@@ -115,6 +115,36 @@ TEST_CASE("config: --set reads JSON or plain text, and knows the same keys") {
   CHECK(has(set_message("train.lr=fast"), "expected a number"));
 }
 
+TEST_CASE("config: a warmup that is not given follows the steps") {
+  const auto warmup = [](const char* given, std::vector<const char*> sets = {}) {
+    Json j = default_run();
+    merge_config(j, parse_json(given));
+    for (const char* s : sets) set_config(j, s);
+    // What was saved reads back the same.
+    Json again = default_run();
+    merge_config(again, parse_json(json_text(j)));
+    CHECK(first_difference(again, j).empty());
+    return j.at("train").at("warmup").as_int();
+  };
+  CHECK(default_run().at("train").at("steps").as_int() == 200);
+  CHECK(warmup("{}") == 20);
+  CHECK(warmup(R"({"train": {"steps": 6}})") == 0);
+  CHECK(warmup(R"({"train": {"steps": 50}})") == 5);
+  CHECK(warmup(R"({"train": {"steps": 200}})") == 20);
+  CHECK(warmup(R"({"train": {"steps": 100000}})") == 20);
+  CHECK(warmup(R"({"train": {"steps": 50, "warmup": 20}})") == 20);
+  CHECK(warmup(R"({"train": {"warmup": 3}})") == 3);
+  CHECK(warmup("{}", {"train.steps=60"}) == 6);
+  CHECK(warmup("{}", {"train={\"steps\": 60}"}) == 6);
+  CHECK(warmup("{}", {"train.steps=6", "train.steps=90"}) == 9);
+  CHECK(warmup("{}", {"train.steps=60", "train.warmup=20"}) == 20);
+  CHECK(warmup(R"({"train": {"steps": 100, "warmup": 3}})", {"train.steps=60"}) == 3);
+  CHECK(has(message(R"({"images": ["a"], "labels": ["b"], "trunks": {"vision": "v"},
+      "classes": [{"name": "a", "labels": [1]}, {"name": "b", "labels": [2]}],
+      "train": {"steps": 6, "warmup": 7}})"),
+            "\"train.warmup\" is 7; it takes 0 to 6"));
+}
+
 TEST_CASE("config: the first difference of two runs is named with both values") {
   Json a = default_run(), b = default_run();
   CHECK(first_difference(a, b).empty());

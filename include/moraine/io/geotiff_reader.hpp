@@ -451,11 +451,12 @@ inline const GeoTiffReader::Block& GeoTiffReader::block(std::uint32_t index, Ind
   const std::uint64_t stored = TIFFGetStrileByteCount(h.tif, index);
   const bool sparse = offset == 0 && stored == 0;
   if (!sparse) {
-    const auto bad = [&](const std::string& what) {
+    const auto bad = [&](const std::string& what, const char* hint = "") {
       h.refuse("block " + std::to_string(index) + " " + what + "; " + std::to_string(stored) +
-               " bytes at " + std::to_string(offset) + " of " + std::to_string(h.bytes));
+               " bytes at " + std::to_string(offset) + " of " + std::to_string(h.bytes) + hint);
     };
-    if (offset >= h.bytes || stored > h.bytes - offset) bad("lies outside the file");
+    if (offset >= h.bytes || stored > h.bytes - offset)
+      bad("lies outside the file", " -> is the file cut off?");
     for (const auto& c : detail::tiff_codecs)
       if (c.number == codec_ && c.most && bytes / c.most > stored)
         bad("is too short for " + std::to_string(bytes) + " bytes of pixels");

@@ -15,6 +15,7 @@
 #include <moraine/core/error.hpp>
 #include <moraine/io/file.hpp>
 #include <moraine/io/raster.hpp>
+#include <moraine/io/recognise.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,7 +55,30 @@ class TiffHandle {
                             &TiffHandle::on_seek, &TiffHandle::on_close, &TiffHandle::on_size,
                             nullptr, nullptr, options);
     TIFFOpenOptionsFree(options);
-    if (!tif) bad("cannot be opened", " -> is it a TIFF file?");
+    if (!tif) cannot_open();
+  }
+  /// Says what the file is instead of a TIFF file, where its first bytes tell.
+  [[noreturn]] void cannot_open() {
+    if (out) bad("cannot be made");
+    char head[256];
+    at = 0;
+    const tmsize_t n = on_read(this, head, sizeof head);
+    if (thrown) std::rethrow_exception(thrown);
+    const FileKind kind =
+        n > 0 ? recognise({head, static_cast<std::size_t>(n)}, bytes) : FileKind::empty;
+    switch (kind) {
+      case FileKind::tiff:
+      case FileKind::big_tiff:
+        bad("cannot be opened", " -> is the file cut off?");
+      case FileKind::png:
+      case FileKind::jpeg:
+        refuse(std::string("cannot be opened; it is a ") + name_of(kind) +
+               " file -> convert it with gdal_translate");
+      case FileKind::unknown:
+        bad("cannot be opened", " -> is it a TIFF file?");
+      default:
+        refuse(std::string("cannot be opened; it is no TIFF file but ") + name_of(kind));
+    }
   }
   void forget() { error.clear(); }
   /// Throws with libtiff's words.
@@ -126,7 +150,8 @@ class TiffHandle {
     char text[300];
     std::vsnprintf(text, sizeof text, format, args);
     if (h.error.empty()) {
-      h.error = text;
+      // libtiff begins with the name that it was given, and that is empty.
+      h.error = text + std::strspn(text, ": ");
       for (char& c : h.error)
         if (static_cast<unsigned char>(c) < 0x20) c = ' ';
       while (!h.error.empty() && (h.error.back() == '.' || h.error.back() == ' '))

@@ -61,13 +61,29 @@ inline bool fits_kind(const Json& known, const Json& given) {
                               (known.is_number() ? "a number" : name_of(known.kind())));
 }
 
+/// The default of `train.warmup`: 20 steps, in short runs a tenth of them.
+inline long long default_warmup(const Json& steps) {
+  return steps.is_number() ? static_cast<long long>(std::clamp(steps.as_double() / 10, 0.0, 20.0))
+                           : 20;
+}
+/// The object `train` with a new number of steps: a warmup that was the default for `before` stays
+/// the default.
+inline void follow_steps(Json& train, const Json& before) {
+  const Json *steps = train.find("steps"), *warmup = train.find("warmup");
+  if (!steps || !warmup || !warmup->is_number()) return;
+  if (warmup->as_double() == static_cast<double>(default_warmup(before)))
+    train.set("warmup", default_warmup(*steps));
+}
+
 }  // namespace detail
 
 /// Puts `given` over `known`, object by object. A key that `known` lacks, and a value of another
 /// kind, is an error that names the nearest known key. Lists are replaced as a whole; where the
-/// default is null any value may stand.
+/// default is null any value may stand. `train.warmup` follows `train.steps` unless it is given.
 inline void merge_config(Json& known, const Json& given, const std::string& path = "") {
   if (!given.is_object()) detail::wrong_kind(known, given, path.empty() ? "configuration" : path);
+  const Json* steps = path == "train" ? known.find("steps") : nullptr;
+  const Json before = steps ? *steps : Json();
   for (const JsonMember& m : given.as_object()) {
     Json* at = known.find(m.key);
     if (!at) detail::unknown_key(known, path, m.key);
@@ -78,6 +94,7 @@ inline void merge_config(Json& known, const Json& given, const std::string& path
     else
       *at = m.value;
   }
+  if (steps && given.find("steps") && !given.find("warmup")) detail::follow_steps(known, before);
 }
 
 /// "train.lr=1e-3": the text after '=' is JSON, or a plain string where it is none.
@@ -93,8 +110,8 @@ inline void set_config(Json& known, const std::string& assignment) {
   } catch (const Error&) {
     value = text;
   }
-  Json* at = &known;
-  std::string path;
+  Json *at = &known, *parent = at;
+  std::string path, parent_path, last;
   for (std::size_t from = 0; from <= equals;) {
     const std::size_t dot = std::min(assignment.find('.', from), equals);
     const std::string key = assignment.substr(from, dot - from);
@@ -103,15 +120,14 @@ inline void set_config(Json& known, const std::string& assignment) {
                                   quoted(assignment) + " -> set it as a whole");
     Json* next = at->find(key);
     if (!next) detail::unknown_key(*at, path, key);
+    parent_path = path, parent = at, last = key;
     path = detail::joined(path, key);
     at = next;
     from = dot + 1;
   }
-  if (!detail::fits_kind(*at, value)) detail::wrong_kind(*at, value, path);
-  if (at->is_object())
-    merge_config(*at, value, path);
-  else
-    *at = value;
+  Json one = Json::object();
+  one.set(last, std::move(value));
+  merge_config(*parent, one, parent_path);
 }
 
 /// Where two configurations differ first, "" when they do not: "train.lr (0.001, before 0.006)".
