@@ -128,6 +128,9 @@ class TiffHandle {
       count = n;
     }
     const TIFFDataType type = TIFFFieldDataType(f);
+    // libtiff holds fractions as floats, half as wide as their type says.
+    if (type == TIFF_RATIONAL || type == TIFF_SRATIONAL)
+      refuse("tag " + std::to_string(tag) + " holds fractions, which it never does");
     const std::uint64_t size = count * static_cast<std::uint64_t>(TIFFDataWidth(type));
     if (!data || count == 0) return r;
     if (size > (1u << 24))
