@@ -11,8 +11,8 @@ seconds (docs/design/0001) are for a machine on which these take 0.33 and 1.2 se
 
 With --check a row over its budget is measured again: PAIRS times the yardstick and the row, one
 right after the other. It fails when the median of these ratios is over the budget too: the speed of
-a virtual machine drifts by a third within a minute, and a ratio of two times that lie a minute
-apart drifts with it.
+a virtual machine drifts by half within a minute, and a ratio of two times that lie a minute apart
+drifts with it.
 """
 
 import argparse

@@ -13,17 +13,18 @@ deps="$PWD/.deps"
 if [ "${1:-}" = "--carry" ]; then
   rm -rf "$deps"
   mkdir -p "$deps/include" "$deps/share"
-  for what in doctest rapidjson stb nlohmann CLI; do
+  for what in eigen3 doctest rapidjson stb nlohmann CLI; do
     for from in /usr/include/$what; do
       if [ -e "$from" ]; then cp -rL "$from" "$deps/include/"; fi
     done
   done
-  for what in cmake/nlohmann_json cmake/CLI11; do
+  for what in eigen3 cmake/nlohmann_json cmake/CLI11; do
     if [ -e "/usr/share/$what" ]; then
       mkdir -p "$deps/share/$(dirname "$what")"
       cp -rL "/usr/share/$what" "$deps/share/$(dirname "$what")/"
     fi
   done
+  rm -rf "$deps/include/eigen3/unsupported"
   du -sh "$deps"
   exit 0
 fi
@@ -33,7 +34,7 @@ nvcc --version | tail -2
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || echo "no GPU here"
 more=()
 [ -d "$deps" ] && more=("-DCMAKE_PREFIX_PATH=$deps" "-DCMAKE_INCLUDE_PATH=$deps/include"
-  "-DCMAKE_CXX_FLAGS=-isystem $deps/include")
+  "-DCMAKE_CXX_FLAGS=-isystem $deps/include -isystem $deps/include/eigen3")
 cmake --preset cuda -DMORAINE_EXAMPLES=OFF "${more[@]}" >/dev/null
 cmake --build --preset cuda --target ops_tests
 ctest --preset cuda -L '^ops$' -j 4

@@ -66,7 +66,7 @@ OP_CASE(
     {.exact_views = false});
 // With a bias around 1 the slopes are near 1. Around 0 the three terms of a bias gradient cancel to
 // a few hundredths at one of the ragged sizes, and what is left is off by 3e-5 of itself. Here the
-// worst of all is 2e-6, and 1.3e-5 in the sanitizers' build, where exp rounds differently.
+// worst of all is 2e-6 with -O2, and 1.3e-5 in the sanitizers' build (-O1).
 #define LINEAR_ROW(name, act)                                                                  \
   OP_CASE(                                                                                     \
       linear_##name, full_shapes,                                                              \
