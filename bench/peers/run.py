@@ -77,7 +77,7 @@ class Lora:
         for p in model.parameters():
             p.requires_grad_(False)
         for module in model.modules():
-            for name in ("query", "key", "value"):
+            for name in ("q_proj", "k_proj", "v_proj"):
                 if isinstance(getattr(module, name, None), torch.nn.Linear):
                     setattr(module, name, Adapted(getattr(module, name)))
         return model

@@ -96,7 +96,8 @@ int run_doctor(const DoctorOptions&) {
   std::printf(
       "threads   %d (affinity allows %d; cgroup quota and OMP_NUM_THREADS may allow fewer)\n",
       usable_cpus(), CPU_COUNT(&set));
-  std::printf("kernels   %s\n", cpu::name_of(cpu::best_isa()));
+  std::printf("kernels   %s%s\n", cpu::name_of(cpu::best_isa()),
+              std::getenv("MORAINE_ISA") ? " (chosen by MORAINE_ISA)" : "");
   const double available = number_in("/proc/meminfo", "MemAvailable:") * 1024;
   const double limit = number_in("/sys/fs/cgroup/memory.max");
   std::printf("memory    %.1f GiB available", available / (1 << 30));

@@ -16,29 +16,62 @@
 
 namespace moraine MORAINE_API {
 
-/// CPUs this process may use: the least of affinity mask, cgroup quota (v2 cpu.max, v1
-/// cpu.cfs_quota_us) and OMP_NUM_THREADS. At least 1.
+namespace detail {
+/// CPUs that a cgroup's quota is worth; 0 if it sets none. v2 says "quota period" or "max period"
+/// in cpu.max, v1 has two files.
+inline double cgroup_cpus(const std::string& folder) {
+  double quota = -1, period = 100000;
+  if (std::FILE* f = std::fopen((folder + "/cpu.max").c_str(), "re")) {
+    if (std::fscanf(f, "%lf %lf", &quota, &period) < 1) quota = -1;
+    std::fclose(f);
+  } else if (std::FILE* g = std::fopen((folder + "/cpu.cfs_quota_us").c_str(), "re")) {
+    if (std::fscanf(g, "%lf", &quota) != 1) quota = -1;
+    std::fclose(g);
+    if (std::FILE* h = std::fopen((folder + "/cpu.cfs_period_us").c_str(), "re")) {
+      if (std::fscanf(h, "%lf", &period) != 1) period = 100000;
+      std::fclose(h);
+    }
+  }
+  return quota > 0 && period > 0 ? quota / period : 0;
+}
+
+/// The least quota from this process's own cgroup up to the root, since every one of them holds.
+inline double cgroup_limit() {
+  double least = 0;
+  const auto take = [&](const std::string& folder) {
+    const double c = cgroup_cpus(folder);
+    if (c > 0 && (least == 0 || c < least)) least = c;
+  };
+  take("/sys/fs/cgroup");
+  take("/sys/fs/cgroup/cpu");
+  if (std::FILE* f = std::fopen("/proc/self/cgroup", "re")) {
+    char line[1024];
+    while (std::fgets(line, sizeof line, f)) {  // "0::/path" or "4:cpu,cpuacct:/path"
+      const std::string text(line);
+      const auto second = text.find(':', text.find(':') + 1);
+      if (second == std::string::npos) continue;
+      const std::string kind = text.substr(0, second);
+      std::string path = text.substr(second + 1, text.find('\n') - second - 1);
+      const bool v2 = kind == "0:";
+      if (!v2 && kind.find("cpu") == std::string::npos) continue;
+      for (; path.size() > 1; path.erase(path.rfind('/') == 0 ? 1 : path.rfind('/')))
+        take((v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu") + path);
+    }
+    std::fclose(f);
+  }
+  return least;
+}
+}  // namespace detail
+
+/// CPUs this process may use: the least of affinity mask, cgroup quota (v1 and v2) and
+/// OMP_NUM_THREADS. At least 1.
 inline int usable_cpus() {
   int n = 1;
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
-  double quota = -1, period = 100000;
-  if (std::FILE* f = std::fopen("/sys/fs/cgroup/cpu.max", "re")) {
-    if (std::fscanf(f, "%lf %lf", &quota, &period) < 1) quota = -1;
-    std::fclose(f);
-  } else if (std::FILE* g = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "re")) {
-    if (std::fscanf(g, "%lf", &quota) != 1) quota = -1;
-    std::fclose(g);
-    if (std::FILE* h = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "re")) {
-      if (std::fscanf(h, "%lf", &period) != 1) period = 100000;
-      std::fclose(h);
-    }
-  }
-  if (quota > 0 && period > 0) {
-    const int q = static_cast<int>(quota / period + 0.999);
-    if (q < n) n = q;
-  }
+  const double limit = detail::cgroup_limit();
+  if (limit > 0 && limit + 0.999 < n) n = static_cast<int>(limit + 0.999);
   if (const char* omp = std::getenv("OMP_NUM_THREADS")) {
     const int o = std::atoi(omp);
     if (o > 0 && o < n) n = o;
@@ -188,6 +221,20 @@ class Pool {
 };
 
 }  // namespace detail
+
+/// While one of these lives, loops that its thread starts run in that thread alone: for programs
+/// that have threads of their own for other work (a server, a data loader), which would otherwise
+/// take turns at the pool. The bits of the results are the same.
+class SerialScope {
+ public:
+  SerialScope() : before_(detail::Pool::inside()) { detail::Pool::inside() = true; }
+  ~SerialScope() { detail::Pool::inside() = before_; }
+  SerialScope(const SerialScope&) = delete;
+  SerialScope& operator=(const SerialScope&) = delete;
+
+ private:
+  bool before_;
+};
 
 /// Threads that parallel_for uses; the caller's own thread is one of them.
 inline int threads() { return detail::Pool::instance().size(); }

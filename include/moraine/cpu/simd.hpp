@@ -8,10 +8,13 @@
 // change the calling convention with the instruction set. Products and sums in one expression
 // become fused multiply-adds where the target has them (-ffp-contract, on by default in both
 // compilers; `off` halves the speed and is caught by tests/cpu/gemm_test.cpp).
+#include <cstdlib>
 #include <cstring>
 #include <moraine/core/activation.hpp>
 #include <moraine/core/config.hpp>
+#include <moraine/core/error.hpp>
 #include <moraine/core/shape.hpp>
+#include <string>
 
 /// A kernel template: no target of its own, takes that of the function it is inlined into.
 #define MORAINE_FLATTEN inline __attribute__((always_inline))
@@ -58,11 +61,20 @@ inline bool supports(Isa isa) {
   return isa == Isa::portable;
 }
 
-/// The best set of this machine; asked once.
+/// The best set of this machine, or what the environment variable MORAINE_ISA names (portable,
+/// avx2, avx512); asked once. A name that this machine cannot run is an error: falling back would
+/// measure, or test, something else than what was asked for.
 inline Isa best_isa() {
-  static const Isa best = supports(Isa::avx512) ? Isa::avx512
-                          : supports(Isa::avx2) ? Isa::avx2
-                                                : Isa::portable;
+  static const Isa best = [] {
+    if (const char* name = std::getenv("MORAINE_ISA")) {
+      for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+        if (std::strcmp(name, name_of(isa)) == 0 && supports(isa)) return isa;
+      fail(ErrorKind::value, std::string("MORAINE_ISA: this machine cannot run '") + name +
+                                 "' -> portable" + (supports(Isa::avx2) ? ", avx2" : "") +
+                                 (supports(Isa::avx512) ? ", avx512" : ""));
+    }
+    return supports(Isa::avx512) ? Isa::avx512 : supports(Isa::avx2) ? Isa::avx2 : Isa::portable;
+  }();
   return best;
 }
 
