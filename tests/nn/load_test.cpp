@@ -6,6 +6,8 @@
 #include <moraine/nn/block.hpp>
 #include <moraine/nn/load.hpp>
 #include <moraine/ops/reduce.hpp>
+#include <moraine/peft/inject.hpp>
+#include <moraine/peft/lora.hpp>
 
 #include "fixtures.hpp"
 
@@ -108,16 +110,33 @@ TEST_CASE("nn: round_bf16 rounds to nearest, ties to even, and lets the gradient
   CHECK(x.grad().values() == std::vector<float>{1, 1, 1, 1});
 }
 
-TEST_CASE("nn: use_bf16 reaches every slot, and stays near") {
+TEST_CASE("nn: use_bf16 reaches every slot, changes no parameter, and can be undone") {
   for (Ffn ffn : {Ffn::mlp, Ffn::swiglu}) {
     Block<float> exact = block(ffn), rounded = block(ffn);
+    const std::vector<float> before = exact(input()).values();
+    inject<float>(rounded, "attn.qkv", lora({.rank = 2}));  // its B is zero
     use_bf16<float>(rounded);
+    struct Count final : Visitor<float> {
+      int all = 0, layers = 0;
+      void parameter(const std::string&, Tensor<float>&) override {}
+      void product(Product& p) override { all += 1, layers += p == Product::bf16; }
+    } count;
+    rounded.visit(count);
+    CHECK(count.all >= 4);
+    CHECK(count.layers == count.all);
+    const TensorMap a = state<float>(exact), b = state<float>(rounded);
+    for (const auto& [name, t] : a)
+      CHECK(t.as<float>().values() == b.at(name).as<float>().values());
+
+    // Unpacked and packed, the same bits: rounding the operands is all there is to it.
+    const std::vector<float> unpacked = rounded(input()).values();
     prepare<float>(rounded);
-    for (const Named<float>& p : parameters<float>(rounded))
-      if (p.tensor->rank() == 2) CHECK(round_bf16(*p.tensor).values() == p.tensor->values());
+    CHECK(rounded(input()).values() == unpacked);
     const double d = fixtures::distance(AnyTensor(rounded(input())), AnyTensor(exact(input())));
     CHECK(d > 1e-6);
     CHECK(d < 1e-2);
+    use_bf16<float>(rounded, Product::fp32);  // what is packed for bf16 is noticed
+    CHECK(rounded(input()).values() == before);
   }
 }
 

@@ -4,17 +4,21 @@
 //   C = residual + scale * act(alpha op(A) op(B) + bias)
 //
 // Every operand is a strided matrix, so transposes and views cost no copy of their own. In float
-// our own kernels run (cpu/gemm_kernels.hpp), chosen by what the processor has; in double, which is
-// the oracle of gradient checks, plain ordered loops. The order of every sum depends on k alone:
+// our own kernels run (cpu/gemm_kernels.hpp), chosen by what the processor has, on request with
+// operands rounded to bfloat16 (cpu/bf16_kernels.hpp); in double, which is the oracle of gradient
+// checks, plain ordered loops. The order of every sum depends on k alone:
 // results are the same bits for any thread count.
 #include <cstdlib>
 #include <memory>
 #include <moraine/core/activation.hpp>
 #include <moraine/core/parallel.hpp>
+#include <moraine/core/product.hpp>
 #include <moraine/core/shape.hpp>
+#include <moraine/cpu/bf16_kernels.hpp>
 #include <moraine/cpu/gemm_kernels.hpp>
 #include <moraine/cpu/pack.hpp>
 #include <moraine/cpu/row_kernels.hpp>
+#include <string>
 
 namespace moraine MORAINE_API {
 namespace cpu {
@@ -55,7 +59,9 @@ struct Gemm {
   T* pre = nullptr;             ///< if set, alpha AB + bias is stored here, laid out as C
   const T* residual = nullptr;  ///< (m,n) laid out as C, may be C itself
   const T* scale = nullptr;     ///< (n), with residual: layer scale
-  const PackedWeight<T>* packed = nullptr;  ///< b, packed before: b.data is then not read
+  /// b, packed before for this product: b.data is then not read.
+  const PackedWeight<T>* packed = nullptr;
+  Product product = Product::fp32;  ///< bf16: A and B are rounded; not in double
 };
 
 /// Runs g. C must not overlap A or B. Sizes of zero are allowed: with k = 0 the product is zero and
@@ -73,7 +79,7 @@ MORAINE_INLINE void gemm<double>(const Gemm<double>& g);
 
 namespace detail {
 
-/// gemm<float> by given kernels (those of g.packed win).
+/// gemm<float> by given kernels (those of g.packed win), whatever g.product says.
 MORAINE_INLINE void gemm_with(const GemmKernels& kernels, const Gemm<float>& g);
 
 #if defined(MORAINE_BODIES)
@@ -82,8 +88,11 @@ MORAINE_INLINE void gemm_with(const GemmKernels& kernels, const Gemm<float>& g);
 struct GemmTask {
   const GemmKernels& kernels;
   const Gemm<float>& g;
+  Index k;         ///< steps of the tile: g.k floats, or half as many pairs
   const float* a;  ///< first row of A, or of its packed strips of six rows
   bool strips;     ///< A is packed: [row / 6][k][6]
+  Index a_row;     ///< else from a row to the next, in steps
+  Index a_col;     ///< from a step to the next
   const float* b;  ///< packed panels, column j0 at b + j0 k
   Index ldb;       ///< 0: packed; else rows of B itself, column j at b + j
   Index at_c;      ///< offset of this product in c, pre and residual
@@ -99,47 +108,38 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
   const Gemm<float>& g = t.g;
   const GemmKernels& ker = t.kernels;
   const Index w = narrow ? ker.lanes : ker.wide_cols;
-  const Index r = narrow ? GemmKernels::narrow_rows : GemmKernels::wide_rows;
+  const Index r = narrow ? ker.narrow_rows : ker.wide_rows;
   TileFunction* const tile = narrow ? ker.narrow : ker.wide;
   // Rows of B in place are pages apart: only as many at a time as the first TLB remembers.
   const Index longest = t.ldb ? 64 : gemm_k;
-  const Index blocks = g.k > 0 ? (g.k + longest - 1) / longest : 1;
-  const Index kc = (g.k + blocks - 1) / blocks;
+  const Index blocks = t.k > 0 ? (t.k + longest - 1) / longest : 1;
+  const Index kc = (t.k + blocks - 1) / blocks;
   const bool simple =
       g.alpha == 1.0f && !g.act.apply && !g.pre && !g.residual && !g.scale && !g.accumulate;
   const bool bias_first = g.bias && g.alpha == 1.0f;
 
   static constexpr float zeros[64] = {};
   alignas(64) float partial[gemm_rows * gemm_cols];
-  alignas(64) float
-      corner[GemmKernels::narrow_rows * 16 > 6 * 64 ? GemmKernels::narrow_rows * 16 : 6 * 64];
+  alignas(64) float corner[6 * 64];  // the narrow tile is smaller
   alignas(64) float bias[gemm_cols];
   if (bias_first)
     for (Index j = 0; j < panels * w; ++j) bias[j] = j0 + j < g.n ? g.bias[j0 + j] : 0.0f;
 
   for (Index kb = 0; kb < blocks; ++kb) {
-    const Index k0 = kb * kc, kn = g.k - k0 < kc ? g.k - k0 : kc;
+    const Index k0 = kb * kc, kn = t.k - k0 < kc ? t.k - k0 : kc;
     const bool first = kb == 0, last = kb == blocks - 1;
     for (Index s = m0; s < m1; s += r) {
-      const float* rows[GemmKernels::narrow_rows];
-      Index step;
-      if (t.strips) {
-        step = 6;
-        for (Index i = 0; i < r; ++i) {
-          const Index at = s + i < g.m ? s + i : g.m - 1;
-          rows[i] = t.a + at / 6 * 6 * g.k + at % 6 + k0 * 6;
-        }
-      } else {
-        step = g.a.col;
-        for (Index i = 0; i < r; ++i)
-          rows[i] = t.a + (s + i < g.m ? s + i : g.m - 1) * g.a.row + k0 * g.a.col;
+      const float* rows[12];
+      for (Index i = 0; i < r; ++i) {
+        const Index at = s + i < g.m ? s + i : g.m - 1;
+        rows[i] = t.a + k0 * t.a_col + (t.strips ? at / 6 * 6 * t.k + at % 6 : at * t.a_row);
       }
       const Index mr = m1 - s < r ? m1 - s : r;
       for (Index p = 0; p < panels; ++p) {
         const Index j = j0 + p * w, cols = g.n - j < w ? g.n - j : w;
         float* const part = partial + ((s - m0) / r * panels + p) * r * w;
         const float* const init = !first ? part : bias_first ? bias + p * w : zeros;
-        const float* const b = t.ldb ? t.b + j + k0 * t.ldb : t.b + j * g.k + k0 * w;
+        const float* const b = t.ldb ? t.b + j + k0 * t.ldb : t.b + j * t.k + k0 * w;
         const Index at = t.at_c + s * g.c.row + j;
         const bool direct = last && simple && mr == r && cols == w;
         float* const out = direct ? g.c.data + at : last ? corner : part;
@@ -147,7 +147,8 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
           for (Index i = 0; i < mr; ++i)
             for (Index x = 0; x < cols; x += 16)
               __builtin_prefetch(g.c.data + at + i * g.c.row + x, 1);
-        tile(rows, step, b, t.ldb ? t.ldb : w, kn, init, first ? 0 : w, out, direct ? g.c.row : w);
+        tile(rows, t.a_col, b, t.ldb ? t.ldb : w, kn, init, first ? 0 : w, out,
+             direct ? g.c.row : w);
         if (last && !direct) {
           TileEpilogue e;
           e.alpha = g.alpha;
@@ -181,12 +182,16 @@ MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given)
   const Panels panels(kernels, g.n);
   const Index w = kernels.wide_cols, l = kernels.lanes;
   const Index strips = (g.m + 5) / 6;
+  const bool pairs = kernels.pairs != nullptr;
+  const Index per = pairs ? 2 : 1, k = steps_of(kernels, g.k);
+  PackFunction* const pack = pairs ? kernels.pairs->pack : pack_panel;
 
   // Few rows use each element of B only a few times: read it where it lies if its rows allow.
-  const bool b_in_place = !g.packed && g.b.col == 1 && panels.padded == g.n && g.m <= 24;
+  const bool b_in_place = !g.packed && !pairs && g.b.col == 1 && panels.padded == g.n && g.m <= 24;
   const bool pack_b = !g.packed && !b_in_place;
-  const bool pack_a = g.a.col != 1 && g.n > 2 * w && g.m > 1;
-  const Index size_b = panels.padded * g.k, size_a = strips * 6 * g.k;
+  const bool strips_a = g.a.col != 1 && (pairs || (g.n > 2 * w && g.m > 1));
+  const bool pack_a = strips_a || pairs;
+  const Index size_b = panels.padded * k, size_a = (strips_a ? strips * 6 : g.m) * k;
   const Index batch_a = g.step_a == 0 ? 1 : g.batch, batch_b = g.step_b == 0 ? 1 : g.batch;
 
   // Packed operands of a whole group of products at a time, within 16 MiB unless one needs more.
@@ -196,7 +201,7 @@ MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given)
   const Scratch scratch_b(pack_b ? (batch_b > 1 ? group : 1) * size_b : 0);
   const Scratch scratch_a(pack_a ? (batch_a > 1 ? group : 1) * size_a : 0);
 
-  Index run = gemm_block / (4 * w * (g.k < gemm_k ? (g.k > 0 ? g.k : 1) : gemm_k));
+  Index run = gemm_block / (4 * w * (k < gemm_k ? (k > 0 ? k : 1) : gemm_k));
   run = run < 1 ? 1 : run * w > gemm_cols ? gemm_cols / w : run;
   const Index narrow_run = gemm_cols / l;
   const Index wide_blocks = (panels.wide + run - 1) / run;
@@ -218,26 +223,30 @@ MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given)
                 for (Index p = p0; p < p1; ++p) {
                   const Index width = p < panels.wide ? w : l;
                   const Index j = p < panels.wide ? p * w : panels.wide * w + (p - panels.wide) * l;
-                  pack_panel(g.b.data + (start + i) * g.step_b + k0 * g.b.row + j * g.b.col,
-                             g.b.row, g.b.col, g.k - k0 < step ? g.k - k0 : step,
-                             g.n - j < width ? g.n - j : width, width,
-                             scratch_b.data() + i * size_b + j * g.k + k0 * width);
+                  pack(g.b.data + (start + i) * g.step_b + k0 * g.b.row + j * g.b.col, g.b.row,
+                       g.b.col, g.k - k0 < step ? g.k - k0 : step,
+                       g.n - j < width ? g.n - j : width, width,
+                       scratch_b.data() + i * size_b + j * k + k0 / per * width);
                 }
             }
           });
     }
     if (pack_a && (start == 0 || batch_a > 1)) {
       // Eight strips together: where rows are adjacent in memory they share cache lines.
-      const Index products = batch_a > 1 ? count : 1, all = (strips + 7) / 8;
-      parallel_for(products * all, 1 + 16384 / (g.k * 48 + 1), [&](Index begin, Index end) {
+      const Index products = batch_a > 1 ? count : 1, some = strips_a ? 48 : 8;
+      const Index all = (g.m + some - 1) / some;
+      parallel_for(products * all, 1 + 16384 / (g.k * some + 1), [&](Index begin, Index end) {
         for (Index x = begin; x < end; ++x) {
-          const Index i = x / all, s0 = x % all * 8, s1 = s0 + 8 < strips ? s0 + 8 : strips;
-          for (Index k0 = 0; k0 < g.k; k0 += 64) {
+          const Index i = x / all, r0 = x % all * some, r1 = r0 + some < g.m ? r0 + some : g.m;
+          const float* const from = g.a.data + (start + i) * g.step_a;
+          float* const to = scratch_a.data() + i * size_a;
+          for (Index r = r0; r < r1 && !strips_a; ++r)
+            kernels.pairs->round(from + r * g.a.row, g.k, to + r * k);
+          for (Index k0 = 0; k0 < g.k && strips_a; k0 += 64) {
             const Index kn = g.k - k0 < 64 ? g.k - k0 : 64;
-            for (Index s = s0; s < s1; ++s)
-              pack_panel(g.a.data + (start + i) * g.step_a + 6 * s * g.a.row + k0 * g.a.col,
-                         g.a.col, g.a.row, kn, g.m - 6 * s < 6 ? g.m - 6 * s : 6, 6,
-                         scratch_a.data() + i * size_a + (s * g.k + k0) * 6);
+            for (Index r = r0; r < r1; r += 6)
+              pack(from + r * g.a.row + k0 * g.a.col, g.a.col, g.a.row, kn,
+                   g.m - r < 6 ? g.m - r : 6, 6, to + r * k + k0 / per * 6);
           }
         }
       });
@@ -251,9 +260,12 @@ MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given)
         const bool narrow = block >= wide_blocks;
         const GemmTask task{kernels,
                             g,
+                            k,
                             pack_a ? scratch_a.data() + (batch_a > 1 ? i * size_a : 0)
                                    : g.a.data + (start + i) * g.step_a,
-                            pack_a,
+                            strips_a,
+                            pairs ? k : g.a.row,
+                            strips_a ? 6 : g.a.col,
                             g.packed ? g.packed->data.data()
                             : pack_b ? scratch_b.data() + (batch_b > 1 ? i * size_b : 0)
                                      : g.b.data + (start + i) * g.step_b,
@@ -290,7 +302,11 @@ MORAINE_INLINE void apply_activation<double>(Isa, Activation act, const double* 
 
 template <>
 MORAINE_INLINE void gemm<float>(const Gemm<float>& g) {
-  detail::gemm_with(gemm_kernels(), g);
+  if (g.packed && g.packed->product() != g.product)
+    fail(ErrorKind::value, std::string("gemm: a weight packed for ") +
+                               name_of(g.packed->product()) + " in a product of " +
+                               name_of(g.product) + " -> pack it again");
+  detail::gemm_with(kernels_of(g.product), g);
 }
 
 template <>

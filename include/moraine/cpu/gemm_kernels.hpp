@@ -36,13 +36,22 @@ struct TileEpilogue {
 };
 using FinishFunction = void(const TileEpilogue& e, float* t, Index ldt, Index rows, Index cols);
 
+/// One panel of B: element (i,j) of the source (k rows, cols <= w columns) lies at src[i * row + j
+/// * col]; it goes to dst[i * w + j]. Columns from cols on are zero.
+using PackFunction = void(const float* src, Index row, Index col, Index k, Index cols, Index w,
+                          float* dst);
+
+struct PairKernels;
+
 struct GemmKernels {
   Isa isa;
   int lanes;      ///< floats in a vector, and columns of the narrow tile
   int wide_cols;  ///< columns of the wide tile
   TileFunction *wide, *narrow;
   FinishFunction* finish;
-  static constexpr int wide_rows = 6, narrow_rows = 12;
+  int wide_rows = 6, narrow_rows = 12;  ///< at most 6 and 12, divisors of 96
+  /// Null: a step of k is a float. Else a pair of bfloat16 (cpu/bf16_kernels.hpp).
+  const PairKernels* pairs = nullptr;
 };
 
 /// The kernels of one instruction set; null if this machine lacks it.
@@ -114,12 +123,12 @@ MORAINE_FLATTEN void finish(Isa isa, const TileEpilogue& e, float* t, Index ldt,
   ATTRIBUTE MORAINE_INLINE void NAME##_wide(const float* const* rows, Index step, const float* b,  \
                                             Index ldb, Index k, const float* init, Index ldi,      \
                                             float* out, Index ldo) {                               \
-    tile<LANES, GemmKernels::wide_rows, VECTORS>(rows, step, b, ldb, k, init, ldi, out, ldo);      \
+    tile<LANES, 6, VECTORS>(rows, step, b, ldb, k, init, ldi, out, ldo);                           \
   }                                                                                                \
   ATTRIBUTE MORAINE_INLINE void NAME##_narrow(                                                     \
       const float* const* rows, Index step, const float* b, Index ldb, Index k, const float* init, \
       Index ldi, float* out, Index ldo) {                                                          \
-    tile<LANES, GemmKernels::narrow_rows, 1>(rows, step, b, ldb, k, init, ldi, out, ldo);          \
+    tile<LANES, 12, 1>(rows, step, b, ldb, k, init, ldi, out, ldo);                                \
   }                                                                                                \
   ATTRIBUTE MORAINE_INLINE void NAME##_finish(const TileEpilogue& e, float* t, Index ldt,          \
                                               Index rows, Index cols) {                            \

@@ -1,12 +1,14 @@
 #pragma once
 // Operands in the order in which the tile reads them: panels of w columns, each (k rows) x w,
-// contiguous, zero beyond the matrix. A frozen weight is packed once; any other operand when it is
-// used.
+// contiguous, zero beyond the matrix; for bfloat16 tiles, half as many rows of pairs. A frozen
+// weight is packed once; any other operand when it is used.
 #include <cstdlib>
 #include <memory>
 #include <moraine/core/error.hpp>
 #include <moraine/core/parallel.hpp>
+#include <moraine/core/product.hpp>
 #include <moraine/core/shape.hpp>
+#include <moraine/cpu/bf16_kernels.hpp>
 #include <moraine/cpu/gemm_kernels.hpp>
 #include <string>
 
@@ -56,6 +58,11 @@ struct Panels {
 };
 
 namespace detail {
+
+/// Steps of the tile's loop for k elements.
+inline Index steps_of(const GemmKernels& kernels, Index k) {
+  return kernels.pairs ? (k + 1) / 2 : k;
+}
 
 /// One panel: element (kk, j) of the source lies at src[kk * row + j * col], j < cols <= w; it goes
 /// to dst[kk * w + j].
@@ -119,7 +126,8 @@ MORAINE_INLINE void pack_panel(const float* src, Index row, Index col, Index k, 
 MORAINE_INLINE void pack_panels(const GemmKernels& kernels, const float* src, Index row, Index col,
                                 Index k, Index n, float* dst) {
   const Panels panels(kernels, n);
-  const Index w = kernels.wide_cols, l = kernels.lanes;
+  const Index w = kernels.wide_cols, l = kernels.lanes, steps = steps_of(kernels, k);
+  PackFunction* const pack = kernels.pairs ? kernels.pairs->pack : pack_panel;
   const Index grain = 1 + 32768 / (k * w + 1);
   parallel_for(panels.wide + panels.narrow, grain, [&](Index begin, Index end) {
     for (Index p = begin; p < end; ++p) {
@@ -127,7 +135,7 @@ MORAINE_INLINE void pack_panels(const GemmKernels& kernels, const float* src, In
       const Index width = is_wide ? w : l;
       const Index j = is_wide ? p * w : panels.wide * w + (p - panels.wide) * l;
       const Index cols = n - j < width ? n - j : width;
-      pack_panel(src + j * col, row, col, k, cols, width, dst + j * k);
+      pack(src + j * col, row, col, k, cols, width, dst + j * steps);
     }
   });
 }
@@ -143,6 +151,7 @@ struct PackedWeight<float> {
   Index k = 0, n = 0;
   const GemmKernels* kernels = nullptr;
   Scratch data;
+  Product product() const { return kernels->pairs ? Product::bf16 : Product::fp32; }
 };
 /// In double nothing is packed.
 template <>
@@ -152,6 +161,10 @@ struct PackedWeight<double> {};
 MORAINE_INLINE std::shared_ptr<const PackedWeight<float>> pack_matrix(
     const float* b, Index row, Index col, Index k, Index n,
     const GemmKernels& kernels = gemm_kernels());
+/// The kernels of this machine for a product.
+inline const GemmKernels& kernels_of(Product p) {
+  return p == Product::bf16 ? bf16_kernels() : gemm_kernels();
+}
 
 #if defined(MORAINE_BODIES)
 MORAINE_INLINE std::shared_ptr<const PackedWeight<float>> pack_matrix(const float* b, Index row,
@@ -161,26 +174,30 @@ MORAINE_INLINE std::shared_ptr<const PackedWeight<float>> pack_matrix(const floa
   packed->k = k;
   packed->n = n;
   packed->kernels = &kernels;
-  packed->data = Scratch(Panels(kernels, n).padded * k);
+  packed->data = Scratch(Panels(kernels, n).padded * detail::steps_of(kernels, k));
   detail::pack_panels(kernels, b, row, col, k, n, packed->data.data());
   return packed;
 }
 #endif
 
-/// The weight (out,in) of a linear layer, packed for x W^T. Null in double.
-inline std::shared_ptr<const PackedWeight<float>> pack_weight(const float* w, Index out, Index in) {
-  return pack_matrix(w, 1, in, in, out);
+/// The weight (out,in) of a linear layer, packed for x W^T; in bf16 half as many bytes. Null in
+/// double.
+inline std::shared_ptr<const PackedWeight<float>> pack_weight(const float* w, Index out, Index in,
+                                                              Product p = Product::fp32) {
+  return pack_matrix(w, 1, in, in, out, kernels_of(p));
 }
-inline std::shared_ptr<const PackedWeight<double>> pack_weight(const double*, Index, Index) {
+inline std::shared_ptr<const PackedWeight<double>> pack_weight(const double*, Index, Index,
+                                                               Product = Product::fp32) {
   return nullptr;
 }
 /// The same weight, packed for dY W, the gradient of the layer's input.
 inline std::shared_ptr<const PackedWeight<float>> pack_weight_backward(const float* w, Index out,
-                                                                       Index in) {
-  return pack_matrix(w, in, 1, out, in);
+                                                                       Index in,
+                                                                       Product p = Product::fp32) {
+  return pack_matrix(w, in, 1, out, in, kernels_of(p));
 }
-inline std::shared_ptr<const PackedWeight<double>> pack_weight_backward(const double*, Index,
-                                                                        Index) {
+inline std::shared_ptr<const PackedWeight<double>> pack_weight_backward(const double*, Index, Index,
+                                                                        Product = Product::fp32) {
   return nullptr;
 }
 

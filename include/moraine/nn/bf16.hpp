@@ -1,15 +1,12 @@
 #pragma once
-// Products on bfloat16 operands with float accumulation, emulated: weights are rounded once, inputs
-// on every use. What a bfloat16 kernel would give, up to the order of its sums; no faster.
+// bfloat16 products in a whole model, and what rounding to bfloat16 means.
 #include <moraine/core/parallel.hpp>
-#include <moraine/nn/slot.hpp>
-
-#include <memory>
-#include <utility>
+#include <moraine/nn/module.hpp>
 
 namespace moraine MORAINE_API {
 
-/// The nearest bfloat16 of every element, ties to even. The gradient passes through unchanged.
+/// The nearest bfloat16 of every element, ties to even: what a product of Product::bf16 does to its
+/// operands. The gradient passes through unchanged.
 template <class T>
 Tensor<T> round_bf16(const Tensor<T>& x) {
   const Tensor<T> c = x.contiguous().detach();
@@ -23,42 +20,19 @@ Tensor<T> round_bf16(const Tensor<T>& x) {
   return record("round_bf16", y, {&x}, [](const Tensor<T>& dy) { return Grads<T>{dy}; });
 }
 
-/// A layer whose matrices and inputs are rounded to bfloat16. Biases, scales and residuals stay.
-template <class T>
-class Bf16Layer final : public Layer<T> {
- public:
-  explicit Bf16Layer(std::unique_ptr<Layer<T>> base) : base_(std::move(base)) {
-    struct Round final : Visitor<T> {
-      void parameter(const std::string&, Tensor<T>& t) override {
-        if (t.rank() >= 2) t = round_bf16(t.detach());
-      }
-    } v;
-    base_->visit(v);
-  }
-  Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) override {
-    return base_->run(round_bf16(x), o);
-  }
-  void visit(Visitor<T>& v) override { base_->visit(v); }
-  void pack() override { base_->pack(); }
-  Index in_features() const override { return base_->in_features(); }
-  Index out_features() const override { return base_->out_features(); }
-
- private:
-  std::unique_ptr<Layer<T>> base_;
-};
-
-/// Puts every layer of every slot behind Bf16Layer. For frozen weights; call prepare() afterwards.
+/// Every dense layer and self-attention of a module multiplies bfloat16 operands from now on (or,
+/// with Product::fp32, no longer), also one that an adapter wraps; the adapter's own low-rank
+/// products stay float. For inference and training on the CPU; call prepare() afterwards, so that
+/// frozen weights are packed in half the bytes. Parameters stay float, and what state() saves is
+/// what was loaded. A module of double computes as before.
 template <class T, class M>
-void use_bf16(M& module) {
-  struct Wrap final : Visitor<T> {
+void use_bf16(M& module, Product p = Product::bf16) {
+  struct Set final : Visitor<T> {
+    Product to;
+    explicit Set(Product x) : to(x) {}
     void parameter(const std::string&, Tensor<T>&) override {}
-    void slot(const std::string&, Slot<T>& s) override {
-      if (!s.empty())
-        s.wrap([](std::unique_ptr<Layer<T>> old) {
-          return std::make_unique<Bf16Layer<T>>(std::move(old));
-        });
-    }
-  } v;
+    void product(Product& x) override { x = to; }
+  } v(p);
   module.visit(v);
 }
 

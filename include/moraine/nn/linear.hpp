@@ -10,6 +10,10 @@ template <class T>
 struct Linear final : Layer<T> {
   Tensor<T> weight;  ///< (out,in)
   Tensor<T> bias;    ///< (out), or undefined
+  /// bf16: also packs the frozen weight so, in half the bytes. `weight` itself stays as it was
+  /// loaded, for state() and for what changes its mind: frozen, forward and backward, a layer then
+  /// holds two bytes a parameter for each direction beside its four.
+  Product product = Product::fp32;
 
   Linear() = default;
   Linear(Tensor<T> w, Tensor<T> b) : weight(std::move(w)), bias(std::move(b)) {}
@@ -20,8 +24,10 @@ struct Linear final : Layer<T> {
 
   Tensor<T> operator()(const Tensor<T>& x) { return run(x, {}); }
   Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) override {
-    if (packed_of_ != weight.data() || weight.tracked()) return linear(x, weight, bias, o);
     LinearOptions<T> with = o;
+    if (product != Product::fp32) with.product = product;
+    if (packed_of_ != weight.data() || packed_as_ != with.product || weight.tracked())
+      return linear(x, weight, bias, with);
     with.packed = packed_;
     with.packed_back = packed_back_;
     return linear(x, weight, bias, with);
@@ -29,13 +35,16 @@ struct Linear final : Layer<T> {
   void pack() override {
     if (weight.tracked() || weight.device() != Device::cpu || !weight.contiguous_in_memory())
       return;
-    packed_ = cpu::pack_weight(weight.data(), weight.size(0), weight.size(1));
-    packed_back_ = cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1));
+    packed_ = cpu::pack_weight(weight.data(), weight.size(0), weight.size(1), product);
+    packed_back_ =
+        cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1), product);
+    packed_as_ = product;
     packed_of_ = weight.data();
   }
   void visit(Visitor<T>& v) override {
     v("weight", weight);
     v("bias", bias);
+    v.product(product);
   }
   Index in_features() const override { return weight.size(1); }
   Index out_features() const override { return weight.size(0); }
@@ -43,6 +52,7 @@ struct Linear final : Layer<T> {
  private:
   std::shared_ptr<const cpu::PackedWeight<T>> packed_, packed_back_;
   const T* packed_of_ = nullptr;
+  Product packed_as_ = Product::fp32;
 };
 
 /// A slot that holds a new Linear of zeros.

@@ -10,6 +10,7 @@
 // Loading, saving, counting, freezing and injecting are visitors.
 #include <moraine/autograd/record.hpp>
 #include <moraine/core/any_tensor.hpp>
+#include <moraine/core/product.hpp>
 
 #include <string>
 #include <utility>
@@ -32,6 +33,8 @@ class Visitor {
   virtual void buffer(const std::string& path, Tensor<T>& t) { (void)path, (void)t; }
   /// A place that peft::inject may wrap, seen before what it holds.
   virtual void slot(const std::string& path, Slot<T>& s) { (void)path, (void)s; }
+  /// The precision in which a layer multiplies; nn/bf16.hpp sets it.
+  virtual void product(Product& p) { (void)p; }
 
   void operator()(const char* name, Tensor<T>& t) {
     if (t.defined()) parameter(path(name), t);

@@ -5,6 +5,9 @@
 //
 // With h = x W^T + b and u = act(h):
 //   dscale = sum dy u,  du = dy scale,  dh = du act'(h),  db = sum dh,  dW = dh^T x,  dx = dh W
+//
+// With Product::bf16 the operands of all three products (x, W and dh) are rounded to bfloat16; the
+// sums, h and everything around it stay float.
 #include <moraine/ops/matmul.hpp>
 #include <moraine/ops/unary.hpp>
 
@@ -23,6 +26,7 @@ struct Linear_ {
   const T *residual, *scale;
   const cpu::PackedWeight<T>* packed;
   T* y;
+  Product product = Product::fp32;
   static void cpu(const Linear_& k);
 };
 
@@ -33,7 +37,9 @@ struct LinearOptions {
   Activation activation = Activation::none;
   Tensor<T> residual = {};  ///< (...,out), added at the end
   Tensor<T> scale = {};     ///< (out), a factor on what is added to the residual (layer scale)
-  /// The same W, packed before for the value and for dx; nn::Linear owns them while W is frozen.
+  Product product = Product::fp32;  ///< of the value and the gradients; float on the CPU only
+  /// The same W, packed before for the value and for dx, for this product; nn::Linear owns them
+  /// while W is frozen.
   std::shared_ptr<const cpu::PackedWeight<T>> packed = {}, packed_back = {};
 };
 
@@ -83,36 +89,46 @@ Tensor<T> linear(const Tensor<T>& x, const Tensor<T>& w, const Tensor<T>& b = {}
   Tensor<T> y = Tensor<T>::empty(out), pre;
   if (keep_pre) pre = Tensor<T>::empty(out);
   launch(Device::cpu, Linear_<T>{m, n, k, cx.data(), cw.data(), cb.data(), o.activation, pre.data(),
-                                 cr.data(), cs.data(), o.packed.get(), y.data()});
+                                 cr.data(), cs.data(), o.packed.get(), y.data(), o.product});
   const bool dx = wants(x), dw = wants(w), db = b.defined() && wants(b);
-  return record(
-      "linear", y, {&x, &w, &b, &o.residual, &o.scale},
-      [dx, dw, db, dscale, act = o.activation, pre, m, n, k, from = x.shape(), back = o.packed_back,
-       kx = dw ? cx : Tensor<T>(), kw = dx ? cw : Tensor<T>(), ks = cs](const Tensor<T>& dy) {
-        Grads<T> g(5);
-        g[3] = dy;
-        Tensor<T> dh = dy.contiguous().reshaped({m, n});
-        if (dscale) {
-          const Tensor<T> u = activate(act, pre.reshaped({m, n}));
-          g[4] = sum_to(binary_values<rules::Mul>(dh, u), {n});
-        }
-        if (!dx && !dw && !db) return g;
-        if (ks.defined()) dh = binary_values<rules::Mul>(dh, ks);
-        if (act != Activation::none) dh = activation_grad(act, pre.reshaped({m, n}), dh);
-        if (db) g[2] = sum_to(dh, {n});
-        if (dw) g[1] = matmul_values(flipped(dh), kx.reshaped({m, k}));  // (out,in)
-        if (dx) {                                                        // (...,in)
-          g[0] = Tensor<T>::empty(from);
-          cpu::gemm<T>({.m = m,
-                        .n = k,
-                        .k = n,
-                        .a = {dh.data(), n, 1},
-                        .b = {kw.data(), k, 1},
-                        .c = {g[0].data(), k, 1},
-                        .packed = back.get()});
-        }
-        return g;
-      });
+  return record("linear", y, {&x, &w, &b, &o.residual, &o.scale},
+                [dx, dw, db, dscale, act = o.activation, pre, m, n, k, from = x.shape(),
+                 back = o.packed_back, product = o.product, kx = dw ? cx : Tensor<T>(),
+                 kw = dx ? cw : Tensor<T>(), ks = cs](const Tensor<T>& dy) {
+                  Grads<T> g(5);
+                  g[3] = dy;
+                  Tensor<T> dh = dy.contiguous().reshaped({m, n});
+                  if (dscale) {
+                    const Tensor<T> u = activate(act, pre.reshaped({m, n}));
+                    g[4] = sum_to(binary_values<rules::Mul>(dh, u), {n});
+                  }
+                  if (!dx && !dw && !db) return g;
+                  if (ks.defined()) dh = binary_values<rules::Mul>(dh, ks);
+                  if (act != Activation::none) dh = activation_grad(act, pre.reshaped({m, n}), dh);
+                  if (db) g[2] = sum_to(dh, {n});
+                  if (dw) {  // (out,in)
+                    g[1] = Tensor<T>::empty({n, k});
+                    cpu::gemm<T>({.m = n,
+                                  .n = k,
+                                  .k = m,
+                                  .a = {dh.data(), 1, n},
+                                  .b = {kx.data(), k, 1},
+                                  .c = {g[1].data(), k, 1},
+                                  .product = product});
+                  }
+                  if (dx) {  // (...,in)
+                    g[0] = Tensor<T>::empty(from);
+                    cpu::gemm<T>({.m = m,
+                                  .n = k,
+                                  .k = n,
+                                  .a = {dh.data(), n, 1},
+                                  .b = {kw.data(), k, 1},
+                                  .c = {g[0].data(), k, 1},
+                                  .packed = back.get(),
+                                  .product = product});
+                  }
+                  return g;
+                });
 }
 
 // ---- CPU
@@ -129,7 +145,8 @@ void Linear_<T>::cpu(const Linear_& g) {
                 .pre = g.pre,
                 .residual = g.residual,
                 .scale = g.scale,
-                .packed = g.packed});
+                .packed = g.packed,
+                .product = g.product});
 }
 MORAINE_INSTANTIATE(Linear_)
 #endif
