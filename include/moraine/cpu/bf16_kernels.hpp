@@ -21,6 +21,9 @@ struct PairKernels {
   /// One panel: element (i,j) of the source (k rows, cols <= w columns) lies at src[i * row + j *
   /// col]; its pair goes to dst[i/2 * w + j]. Columns from cols on are zero.
   PackFunction* pack;
+  /// Six columns a panel, the next panel `next` words on: element (i,j), i < k, j < cols <= 96, at
+  /// src[i * row + j] goes to dst[j/6 * next + i/2 * 6 + j%6]. What pack does, a row at a time.
+  void (*strips)(const float* src, Index row, Index k, Index cols, float* dst, Index next);
 };
 
 /// The generic kernels of one instruction set; null if this machine lacks it.
@@ -244,6 +247,26 @@ MORAINE_FLATTEN void pack_pairs(const float* src, Index row, Index col, Index k,
     }
 }
 
+template <class L>
+MORAINE_FLATTEN void pack_strips(const float* src, Index row, Index k, Index cols, float* dst,
+                                 Index next) {
+  alignas(64) float line[96 + 8] = {};
+  for (Index i = 0; 2 * i < k; ++i) {
+    const float* const x = src + 2 * i * row;
+    const float* const y = 2 * i + 1 < k ? x + row : nullptr;
+    Index j = 0;
+    for (; j + L::width <= cols; j += L::width) pair_up<L>(x + j, y ? y + j : y, line + j);
+    for (; j < cols; ++j) store_bits(line + j, pair_of(x[j], y ? y[j] : 0.0f));
+    float* to = dst + i * 6;
+    for (j = 0; j < cols; j += 6, to += next) {
+      Lanes4::F four;
+      Lanes4::load(four, line + j);
+      Lanes4::store(to, four);
+      std::memcpy(to + 4, line + j + 4, 8);
+    }
+  }
+}
+
 // Four rows: six would need more registers than there are, for the halves of B.
 constexpr int pair_rows = 4;
 #define MORAINE_BF16_KERNELS(NAME, ATTRIBUTE, LANES, VECTORS)                                      \
@@ -263,6 +286,10 @@ constexpr int pair_rows = 4;
   ATTRIBUTE MORAINE_INLINE void NAME##_pack(const float* src, Index row, Index col, Index k,       \
                                             Index cols, Index w, float* dst) {                     \
     pack_pairs<LANES>(src, row, col, k, cols, w, dst);                                             \
+  }                                                                                                \
+  ATTRIBUTE MORAINE_INLINE void NAME##_strips(const float* src, Index row, Index k, Index cols,    \
+                                              float* dst, Index next) {                            \
+    pack_strips<LANES>(src, row, k, cols, dst, next);                                              \
   }
 MORAINE_BF16_KERNELS(portable, __attribute__((noinline)), Lanes4, 2)
 #if defined(MORAINE_X86)
@@ -288,7 +315,8 @@ MORAINE_INLINE const GemmKernels* bf16_kernels(Isa isa) {
   const GemmKernels* const f = gemm_kernels(isa);
   if (!f) return nullptr;
 #if defined(MORAINE_X86)
-  static constexpr PairKernels p2{avx2_round, avx2_pack}, p5{avx512_round, avx512_pack};
+  static constexpr PairKernels p2{avx2_round, avx2_pack, avx2_strips},
+      p5{avx512_round, avx512_pack, avx512_strips};
   static constexpr GemmKernels a2{
       Isa::avx2, 8, 16, avx2_wide_pairs, avx2_narrow_pairs, avx2_finish, pair_rows, 12, &p2};
   static constexpr GemmKernels a5{
@@ -297,7 +325,7 @@ MORAINE_INLINE const GemmKernels* bf16_kernels(Isa isa) {
   if (isa == Isa::avx2) return &a2;
   if (isa == Isa::avx512) return &a5;
 #endif
-  static constexpr PairKernels p4{portable_round, portable_pack};
+  static constexpr PairKernels p4{portable_round, portable_pack, portable_strips};
   static constexpr GemmKernels p{
       Isa::portable, 4,  8,  portable_wide_pairs, portable_narrow_pairs, portable_finish,
       pair_rows,     12, &p4};
@@ -306,7 +334,7 @@ MORAINE_INLINE const GemmKernels* bf16_kernels(Isa isa) {
 MORAINE_INLINE const GemmKernels* bf16_native_kernels() {
 #if defined(MORAINE_X86)
   using namespace simd;
-  static constexpr PairKernels p{avx512_round, avx512_pack};
+  static constexpr PairKernels p{avx512_round, avx512_pack, avx512_strips};
   static constexpr GemmKernels native{
       Isa::avx512, 16, 64, native_wide_pairs, native_narrow_pairs, avx512_finish, 6, 12, &p};
   if (supports(Isa::avx512) && __builtin_cpu_supports("avx512bf16")) return &native;

@@ -232,24 +232,33 @@ MORAINE_INLINE void gemm_with(const GemmKernels& best, const Gemm<float>& given)
           });
     }
     if (pack_a && (start == 0 || batch_a > 1)) {
-      // Eight strips together: where rows are adjacent in memory they share cache lines.
-      const Index products = batch_a > 1 ? count : 1, some = strips_a ? 48 : 8;
-      const Index all = (g.m + some - 1) / some;
-      parallel_for(products * all, 1 + 16384 / (g.k * some + 1), [&](Index begin, Index end) {
-        for (Index x = begin; x < end; ++x) {
-          const Index i = x / all, r0 = x % all * some, r1 = r0 + some < g.m ? r0 + some : g.m;
-          const float* const from = g.a.data + (start + i) * g.step_a;
-          float* const to = scratch_a.data() + i * size_a;
-          for (Index r = r0; r < r1 && !strips_a; ++r)
-            kernels.pairs->round(from + r * g.a.row, g.k, to + r * k);
-          for (Index k0 = 0; k0 < g.k && strips_a; k0 += 64) {
-            const Index kn = g.k - k0 < 64 ? g.k - k0 : 64;
-            for (Index r = r0; r < r1; r += 6)
-              pack(from + r * g.a.row + k0 * g.a.col, g.a.col, g.a.row, kn,
-                   g.m - r < 6 ? g.m - r : 6, 6, to + r * k + k0 / per * 6);
-          }
-        }
-      });
+      // Several strips together: where rows are adjacent in memory they share cache lines.
+      const bool lines = pairs && strips_a && g.a.row == 1;
+      const Index some = lines ? 96 : strips_a ? 48 : 8, piece = strips_a ? 512 : g.k;
+      const Index products = batch_a > 1 ? count : 1, all = (g.m + some - 1) / some;
+      const Index pieces = piece > 0 ? (g.k + piece - 1) / piece : 0;
+      parallel_for(products * all * pieces, 1 + 16384 / (piece * some + 1),
+                   [&](Index begin, Index end) {
+                     for (Index x = begin; x < end; ++x) {
+                       const Index i = x / pieces / all, r0 = x / pieces % all * some;
+                       const Index r1 = r0 + some < g.m ? r0 + some : g.m, k1 = x % pieces * piece;
+                       const Index k2 = k1 + piece < g.k ? k1 + piece : g.k;
+                       const float* const from = g.a.data + (start + i) * g.step_a;
+                       float* const to = scratch_a.data() + i * size_a;
+                       for (Index r = r0; r < r1 && !strips_a; ++r)
+                         kernels.pairs->round(from + r * g.a.row, g.k, to + r * k);
+                       for (Index k0 = k1; k0 < k2 && strips_a; k0 += 64) {
+                         const Index kn = k2 - k0 < 64 ? k2 - k0 : 64;
+                         const float* const at = from + k0 * g.a.col;
+                         if (lines)
+                           kernels.pairs->strips(at + r0, g.a.col, kn, r1 - r0,
+                                                 to + r0 * k + k0 / 2 * 6, 6 * k);
+                         for (Index r = r0; r < r1 && !lines; r += 6)
+                           pack(at + r * g.a.row, g.a.col, g.a.row, kn, g.m - r < 6 ? g.m - r : 6,
+                                6, to + r * k + k0 / per * 6);
+                       }
+                     }
+                   });
     }
     // Neighbouring tasks share their block of B, so that it is read from memory once.
     const Index rows = g.m < gemm_rows ? g.m : gemm_rows;
