@@ -12,6 +12,7 @@
 #include <ctime>
 #include <moraine/core/parallel.hpp>
 #include <moraine/cpu/attention.hpp>
+#include <moraine/cpu/attention_backward.hpp>
 #include <moraine/cpu/gemm.hpp>
 #include <moraine/cpu/rows.hpp>
 #include <string>

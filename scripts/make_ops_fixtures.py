@@ -464,6 +464,34 @@ def attention():
           lambda q, k, v, m: sdpa(q, k, v, attn_mask=m.bool()), [(1, 2, 4, 3), (1, 2, 6, 3),
                                                                  (1, 2, 6, 3), mask],
           mask="1: may look, 0: may not; in.3 (I64, queries x keys)")
+    s.add("bias_of_heads",
+          "sdpa",
+          lambda q, k, v, m: sdpa(q, k, v, attn_mask=m.unsqueeze(0)), [(2, 3, 5, 4), (2, 3, 7, 4),
+                                                                       (2, 3, 7, 6), (3, 5, 7)],
+          bias="added to the scores; in.3 (heads, queries, keys)")
+
+    def key_mask(g):
+        m = torch.randint(0, 2, (3, 11), generator=g)
+        m[1] = 0  # a product that may look at nothing: zeros
+        return m
+
+    s.add("key_mask",
+          "sdpa",
+          lambda q, k, v, m: sdpa(q, k, v, attn_mask=m.bool()[:, None, None, :]),
+          [(3, 2, 11, 4)] * 3 + [key_mask],
+          key_mask="1: may be looked at, 0: may not; in.3 (I64, products x keys)")
+    s.add("key_counts",
+          "sdpa",
+          lambda q, k, v, n: sdpa(
+              q, k, v, attn_mask=(torch.arange(21) < n[:, None])[:, None, None, :]),
+          [(4, 1, 5, 3), (4, 1, 21, 3), (4, 1, 21, 2), lambda g: torch.tensor([21, 0, 17, 1])],
+          keys="how many of the keys are there; in.3 (I64, products)")
+    s.add("relative",
+          "sdpa",
+          lambda q, k, v, h, w: sdpa(
+              q, k, v, attn_mask=(h[..., :, None] + w[..., None, :]).flatten(-2)),
+          [(2, 2, 12, 4)] * 3 + [(2, 2, 12, 4), (2, 2, 12, 3)],
+          relative="keys are a map of 4 rows and 3 columns; in.3 (..., rows), in.4 (..., columns)")
     s.add("large_scores", "sdpa", sdpa, [scaled(30.0, 1, 2, 5, 8)] * 2 + [(1, 2, 5, 8)])
     s.add("one_key", "sdpa", sdpa, [(1, 2, 3, 4), (1, 2, 1, 4), (1, 2, 1, 4)])
     s.add("many_keys", "sdpa", sdpa, [(1, 1, 3, 4), (1, 1, 197, 4), (1, 1, 197, 4)])

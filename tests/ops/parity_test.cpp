@@ -88,6 +88,14 @@ auto attention_options(C& c) {
     const Tensor<std::int64_t> mask = c.ids(3);
     masked([&](Index i, Index j) { return mask.at({i, j}) != 0; });
   }
+  if (c.parameters.find("bias")) o.bias = c.x(3);
+  if (c.parameters.find("key_mask")) {
+    const Tensor<std::int64_t> mask = c.ids(3);
+    o.key_mask = Mask::empty(mask.shape());
+    for (Index i = 0; i < mask.numel(); ++i) o.key_mask.data()[i] = mask.data()[i] != 0;
+  }
+  if (c.parameters.find("keys")) o.keys = c.ids(3);
+  if (c.parameters.find("relative")) o.rel_h = c.x(3), o.rel_w = c.x(4);
   // A score is off by some roundings u of itself, and so is exp of it: relatively. And dP - sum dP
   // P of a saturated row is 0 by cancelling; its roundings reach dq and dk times k and q.
   const double u = 6e-8, scale = o.scale != 0 ? o.scale : 1 / std::sqrt(double(c.x(0).size(3)));
@@ -120,7 +128,7 @@ TEST_CASE("attention agrees with PyTorch, fused, composed, and from one projecti
         self_attention(concat<T>({tokens(q), tokens(k), tokens(v)}, 2), q.size(1), o);  // (B,N,C)
     c.value(permute(reshape(y, {q.size(0), q.size(2), q.size(1), q.size(3)}), {0, 2, 1, 3}));
   });
-  CHECK(seen == 2 * 4);  // in double and in float
+  CHECK(seen == 2 * 6);  // in double and in float
 }
 
 TEST_CASE("indexing, sorting and padding agree with PyTorch") {

@@ -1,63 +1,260 @@
 #pragma once
 // Scaled dot-product attention:
 //
-//   S = scale q k^T + bias,   P = softmax(S),   y = P v
-//   dv = P^T dy,   dP = dy v^T,   dS = P (dP - sum_j dP_j P_j),   dq = scale dS k,   dk = scale
-//   dS^T q
+//   S = scale q k^T + bias + rel_h[.., key row] + rel_w[.., key column],   P = softmax(S),  y = P v
+//   dv = P^T dy,   dP = dy v^T,   dS = P (dP - sum_j dP_j P_j),   dq = scale dS k,
+//   dk = scale dS^T q,   dbias, drel_h, drel_w = dS, summed to their shapes
 #include <moraine/core/device.hpp>
 #ifdef MORAINE_HOST
 #include <moraine/cpu/attention.hpp>
+#include <moraine/cpu/attention_backward.hpp>
 #endif
 #include <cmath>
+#include <cstdint>
+#include <moraine/ops/compare.hpp>
 #include <moraine/ops/matmul.hpp>
 #include <moraine/ops/softmax.hpp>
-#include <type_traits>
+#include <string>
 
 namespace moraine MORAINE_API {
 
 #ifdef MORAINE_HOST
+/// What is added to the scores (B,H,N,M). A row that may look at no key gives 0 and gradients of 0,
+/// as in PyTorch's scaled_dot_product_attention.
 template <class T>
 struct AttentionOptions {
   double scale = 0;     ///< 0: 1/sqrt(D)
-  Tensor<T> bias = {};  ///< added to the scores; broadcasts to (B,H,N,M)
+  Tensor<T> bias = {};  ///< broadcasts to (B,H,N,M)
+  Mask key_mask = {};   ///< (B,M), 0: -inf is added; broadcast over heads and queries
+  /// (B): only the first so many keys of each product are there. Others cost nothing, and what they
+  /// hold, NaN included, is not read (a mask adds -inf to them: NaN stays NaN).
+  Tensor<std::int64_t> keys = {};
+  /// (B,H,N,Rows) and (B,H,N,Columns) with M = Rows * Columns: the key of row r and column c gets
+  /// rel_h[.., r] + rel_w[.., c]. SAM's decomposed relative positions; both or none.
+  Tensor<T> rel_h = {}, rel_w = {};
+
+  bool plain() const {
+    return !bias.defined() && !key_mask.defined() && !keys.defined() && !rel_h.defined() &&
+           !rel_w.defined();
+  }
 };
 
+namespace detail {
+inline double attention_scale(double scale, Index d) {
+  return scale != 0 ? scale : 1.0 / std::sqrt(static_cast<double>(d));
+}
+
+/// Fails unless the options fit scores of that shape.
+template <class T>
+void check_attention(const char* op, const AttentionOptions<T>& o, const Shape& scores) {
+  const Index b = scores[0], h = scores[1], n = scores[2], m = scores[3];
+  const auto refuse = [&](const std::string& what) {
+    fail(ErrorKind::shape, std::string(op) + ": " + what + "; scores (B,H,N,M) " + str(scores));
+  };
+  if (o.bias.defined()) {
+    bool fits = o.bias.rank() <= 4;
+    for (int i = 1; fits && i <= o.bias.rank(); ++i)
+      fits = o.bias.size(-i) == 1 || o.bias.size(-i) == scores[4 - i];
+    if (!fits) refuse("bias " + str(o.bias.shape()) + " does not broadcast to the scores");
+  }
+  if (o.key_mask.defined() && o.key_mask.shape() != Shape{b, m})
+    refuse("needs key_mask (B,M), got " + str(o.key_mask.shape()));
+  if (o.keys.defined()) {
+    if (o.keys.shape() != Shape{b}) refuse("needs keys (B), got " + str(o.keys.shape()));
+    for (std::int64_t k : o.keys.values())
+      if (k < 0 || k > m)
+        fail(ErrorKind::value, std::string(op) + ": keys holds " + std::to_string(k) + " of " +
+                                   std::to_string(m) + " keys");
+  }
+  if (!o.rel_h.defined() && !o.rel_w.defined()) return;
+  if (!o.rel_h.defined() || !o.rel_w.defined()) refuse("rel_h and rel_w are given together");
+  const auto fits = [&](const Tensor<T>& x) {
+    return x.rank() == 4 && x.size(0) == b && x.size(1) == h && x.size(2) == n;
+  };
+  if (!fits(o.rel_h) || !fits(o.rel_w) || o.rel_h.size(3) * o.rel_w.size(3) != m)
+    refuse("needs rel_h (B,H,N,Rows), rel_w (B,H,N,Columns) with Rows * Columns = M, got " +
+           str(o.rel_h.shape()) + ", " + str(o.rel_w.shape()));
+}
+
+/// Softmax, but 0 in rows that hold nothing but -inf.
+template <class T>
+Tensor<T> softmax_or_zero(const Tensor<T>& s) {
+  if (s.device() != Device::cpu || s.numel() == 0) return softmax(s);
+  Shape shape = s.shape();
+  shape[-1] = 1;
+  const Mask none = Mask::zeros(shape);
+  const Tensor<T> c = s.detach().contiguous();
+  const Index m = s.size(-1);
+  bool some = false;
+  for (Index i = 0; i < none.numel(); ++i) {
+    Index j = 0;
+    while (j < m && c.data()[i * m + j] == -HUGE_VAL) ++j;
+    none.data()[i] = j == m;
+    some |= j == m;
+  }
+  return some ? masked_fill(softmax(masked_fill(s, none, T(0))), none, T(0)) : softmax(s);
+}
+}  // namespace detail
+
 /// The definition: q (...,N,D), k (...,M,D), v (...,M,Dv) -> (...,N,Dv), op by op, with all scores
-/// held.
+/// held. Four axes where the options need them.
 template <class T>
 Tensor<T> attention_composed(const Tensor<T>& q, const Tensor<T>& k, const Tensor<T>& v,
                              const AttentionOptions<T>& o = {}) {
-  const double scale = o.scale != 0 ? o.scale : 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
+  const double scale = detail::attention_scale(o.scale, q.size(-1));
   Tensor<T> s = matmul(q, transpose(k), static_cast<T>(scale));  // (...,N,M)
+  if (o.plain()) return matmul(softmax(s), v);                   // (...,N,Dv)
   if (o.bias.defined()) s = add(s, o.bias);
-  return matmul(softmax(s), v);  // (...,N,Dv)
+  if (o.key_mask.defined() || o.keys.defined()) {
+    const Index b = s.size(0), m = s.size(-1);
+    Tensor<T> hidden = Tensor<T>::zeros({b, 1, 1, m});
+    const Mask mask = o.key_mask.to(Device::cpu).contiguous();
+    const Tensor<std::int64_t> keys = o.keys.to(Device::cpu).contiguous();
+    for (Index i = 0; i < b * m; ++i)
+      if ((mask.defined() && !mask.data()[i]) || (keys.defined() && i % m >= keys.data()[i / m]))
+        hidden.data()[i] = static_cast<T>(-HUGE_VAL);
+    s = add(s, hidden.to(s.device()));
+  }
+  if (o.rel_h.defined()) {
+    const Index b = s.size(0), h = s.size(1), n = s.size(2), rows = o.rel_h.size(3),
+                columns = o.rel_w.size(3);
+    s = add(reshape(s, {b, h, n, rows, columns}), reshape(o.rel_h, {b, h, n, rows, 1}));
+    s = add(s, reshape(o.rel_w, {b, h, n, 1, columns}));  // (B,H,N,Rows,Columns)
+    s = reshape(s, {b, h, n, rows * columns});            // (B,H,N,M)
+  }
+  return matmul(detail::softmax_or_zero(s), v);  // (...,N,Dv)
 }
 
 namespace detail {
-/// x (B,H,N,D) as the kernels walk it; its last axis has stride 1.
+/// x (B,H,N,D), whose last axis has stride 1, as the kernels walk it.
 template <class T>
 cpu::Heads<const T> heads_of(const Tensor<T>& x) {
+  return {x.data(), x.strides()[0], x.strides()[1], x.strides()[2]};
+}
+template <class T>
+cpu::Heads<T> mutable_heads(const Tensor<T>& x) {
+  if (!x.defined()) return {};
   return {x.data(), x.strides()[0], x.strides()[1], x.strides()[2]};
 }
 template <class T>
 Tensor<T> unit_rows(const Tensor<T>& x) {
   return x.strides()[-1] == 1 || x.size(-1) == 1 ? x.detach() : x.contiguous().detach();
 }
-/// A fresh tensor with the logical shape of x (B,H,N,D), laid out as (B,N,H,D): what a projection
-/// before or after reads without a copy.
+/// A fresh tensor (B,H,N,D), laid out as (B,N,H,D): what a projection before or after reads without
+/// a copy.
 template <class T>
 Tensor<T> tokens_first(Index b, Index h, Index n, Index d) {
   const Tensor<T> t = Tensor<T>::empty({b, n, h, d});
   return t.view({b, h, n, d}, {n * h * d, d, h * d, 1});
 }
-template <class T>
-cpu::Heads<T> mutable_heads(const Tensor<T>& x) {
-  return {x.data(), x.strides()[0], x.strides()[1], x.strides()[2]};
+/// x, broadcast to the scores by its strides.
+template <class T, class U = const T>
+cpu::ScoreBias<U> score_bias(const Tensor<T>& x, const Shape& scores) {
+  if (!x.defined()) return {};
+  const Tensor<T> wide = expand_view(x.detach(), scores);
+  return {wide.data(), wide.strides()[0], wide.strides()[1], wide.strides()[2],
+          scores[3] == 1 ? 0 : wide.strides()[3]};
 }
+
+/// One call of the kernels and what its gradient needs: q, k, v, y by views (B,H,N,D), and the
+/// options.
+template <class T>
+struct AttentionCall {
+  Tensor<T> q, k, v, y, lse;
+  T scale = T(1);
+  Shape scores;
+  Tensor<T> bias, rel_h, rel_w;
+  Mask mask;
+  Tensor<std::int64_t> keys;
+  bool dbias = false, drel = false;
+
+  AttentionCall(const char* op, const AttentionOptions<T>& o, Tensor<T> q_, Tensor<T> k_,
+                Tensor<T> v_, Tensor<T> y_)
+      : q(std::move(q_)), k(std::move(k_)), v(std::move(v_)), y(std::move(y_)) {
+    scale = static_cast<T>(attention_scale(o.scale, q.size(3)));
+    scores = {q.size(0), q.size(1), q.size(2), k.size(2)};
+    if (o.plain()) return;
+    check_attention(op, o, scores);
+    bias = o.bias.detach();
+    if (bias.defined() && bias.rank() > 0 && bias.size(-1) > 1 && bias.strides()[-1] > 1)
+      bias = bias.contiguous();
+    rel_h = contiguous(o.rel_h);
+    rel_w = contiguous(o.rel_w);
+    mask = contiguous(o.key_mask);
+    keys = contiguous(o.keys);
+    dbias = wants(o.bias);
+    drel = wants(o.rel_h) || wants(o.rel_w);
+  }
+  /// Fills y, and lse when a gradient will follow.
+  void forward(bool gradient) {
+    if (gradient) lse = Tensor<T>::empty({scores[0], scores[1], scores[2]});
+    cpu::attention(cpu::Attention<T>{.batch = scores[0],
+                                     .heads = scores[1],
+                                     .nq = scores[2],
+                                     .nk = scores[3],
+                                     .d = q.size(3),
+                                     .dv = v.size(3),
+                                     .q = heads_of(q),
+                                     .k = heads_of(k),
+                                     .v = heads_of(v),
+                                     .out = mutable_heads(y),
+                                     .scale = scale,
+                                     .terms = terms(),
+                                     .lse = lse.data()});
+  }
+  /// Fills the views dq, dk, dvalue (undefined: not wanted); returns the gradients of bias, rel_h
+  /// and rel_w.
+  Grads<T> backward(const Tensor<T>& dy, const Tensor<T>& dq, const Tensor<T>& dk,
+                    const Tensor<T>& dvalue) const {
+    const Tensor<T> g = unit_rows(dy);
+    Grads<T> out(3);
+    // A bias that all keys share changes nothing: its gradient is 0.
+    const bool by_key = dbias && bias.rank() > 0 && bias.size(-1) > 1;
+    if (dbias) out[0] = by_key ? Tensor<T>::empty(bias.shape()) : Tensor<T>::zeros(bias.shape());
+    if (drel) out[1] = empty_like(rel_h), out[2] = empty_like(rel_w);
+    cpu::attention_backward(cpu::AttentionBackward<T>{
+        .batch = scores[0],
+        .heads = scores[1],
+        .nq = scores[2],
+        .nk = scores[3],
+        .d = q.size(3),
+        .dv = v.size(3),
+        .q = heads_of(q),
+        .k = heads_of(k),
+        .v = heads_of(v),
+        .out = heads_of(y),
+        .dout = heads_of(g),
+        .scale = scale,
+        .terms = terms(),
+        .lse = lse.data(),
+        .dq = mutable_heads(dq),
+        .dk = mutable_heads(dk),
+        .dvalue = mutable_heads(dvalue),
+        .dbias = by_key ? score_bias<T, T>(out[0], scores) : cpu::ScoreBias<T>{},
+        .drel_h = out[1].data(),
+        .drel_w = out[2].data()});
+    return out;
+  }
+
+ private:
+  template <class S>
+  static Tensor<S> contiguous(const Tensor<S>& x) {
+    return x.defined() ? x.contiguous().detach() : x;
+  }
+  cpu::ScoreTerms<T> terms() const {
+    return {.bias = score_bias(bias, scores),
+            .mask = mask.data(),
+            .keys = keys.data(),
+            .rel_h = rel_h.data(),
+            .rel_w = rel_w.data(),
+            .rows = rel_h.defined() ? rel_h.size(3) : 0,
+            .columns = rel_w.defined() ? rel_w.size(3) : 0};
+  }
+};
 }  // namespace detail
 
-/// q (B,H,N,D), k (B,H,M,D), v (B,H,M,Dv) -> (B,H,N,Dv). Holds no N x M matrix unless there is a
-/// bias.
+/// q (B,H,N,D), k (B,H,M,D), v (B,H,M,Dv) -> (B,H,N,Dv). Nothing of size N x M is held but what the
+/// options bring.
 template <class T>
 Tensor<T> attention(const Tensor<T>& q, const Tensor<T>& k, const Tensor<T>& v,
                     const AttentionOptions<T>& o = {}) {
@@ -68,53 +265,26 @@ Tensor<T> attention(const Tensor<T>& q, const Tensor<T>& k, const Tensor<T>& v,
                                str(q.shape()) + ", k " + str(k.shape()) + ", v " + str(v.shape()));
   check_device("attention", q.device(), k.device());
   check_device("attention", q.device(), v.device());
-  if (o.bias.defined() || q.device() != Device::cpu) return attention_composed(q, k, v, o);
   const Index b = q.size(0), h = q.size(1), n = q.size(2), m = k.size(2), d = q.size(3),
               dv = v.size(3);
-  const T scale = static_cast<T>(o.scale != 0 ? o.scale : 1.0 / std::sqrt(static_cast<double>(d)));
-  const Tensor<T> cq = detail::unit_rows(q), ck = detail::unit_rows(k), cv = detail::unit_rows(v);
-  const bool dq = wants(q), dk = wants(k), dval = wants(v), any = dq || dk || dval;
-  const Tensor<T> y = detail::tokens_first<T>(b, h, n, dv);
-  const Tensor<T> lse = any ? Tensor<T>::empty({b, h, n}) : Tensor<T>();
-  cpu::attention(cpu::Attention<T>{.batch = b,
-                                   .heads = h,
-                                   .nq = n,
-                                   .nk = m,
-                                   .d = d,
-                                   .dv = dv,
-                                   .q = detail::heads_of(cq),
-                                   .k = detail::heads_of(ck),
-                                   .v = detail::heads_of(cv),
-                                   .out = detail::mutable_heads(y),
-                                   .scale = scale,
-                                   .lse = lse.data()});
-  return record("attention", y, {&q, &k, &v},
-                [=, kq = any ? cq : Tensor<T>(), kk = any ? ck : Tensor<T>(),
-                 kv = any ? cv : Tensor<T>(), ky = any ? y : Tensor<T>()](const Tensor<T>& dy) {
-                  const Tensor<T> g = detail::unit_rows(dy);
+  if (q.device() != Device::cpu) {
+    detail::check_attention("attention", o, {b, h, n, m});
+    return attention_composed(q, k, v, o);
+  }
+  detail::AttentionCall<T> call("attention", o, detail::unit_rows(q), detail::unit_rows(k),
+                                detail::unit_rows(v), detail::tokens_first<T>(b, h, n, dv));
+  const bool dq = wants(q), dk = wants(k), dval = wants(v);
+  const bool any = dq || dk || dval || call.dbias || call.drel;
+  call.forward(any);
+  const Tensor<T> y = call.y;
+  return record("attention", y, {&q, &k, &v, &o.bias, &o.rel_h, &o.rel_w},
+                [=](const Tensor<T>& dy) {
                   Grads<T> out(3);
                   if (dq) out[0] = detail::tokens_first<T>(b, h, n, d);
                   if (dk) out[1] = detail::tokens_first<T>(b, h, m, d);
                   if (dval) out[2] = detail::tokens_first<T>(b, h, m, dv);
-                  const auto to = [](const Tensor<T>& t) {
-                    return t.defined() ? detail::mutable_heads(t) : cpu::Heads<T>{};
-                  };
-                  cpu::attention_backward(cpu::AttentionBackward<T>{.batch = b,
-                                                                    .heads = h,
-                                                                    .nq = n,
-                                                                    .nk = m,
-                                                                    .d = d,
-                                                                    .dv = dv,
-                                                                    .q = detail::heads_of(kq),
-                                                                    .k = detail::heads_of(kk),
-                                                                    .v = detail::heads_of(kv),
-                                                                    .out = detail::heads_of(ky),
-                                                                    .dout = detail::heads_of(g),
-                                                                    .scale = scale,
-                                                                    .lse = lse.data(),
-                                                                    .dq = to(out[0]),
-                                                                    .dk = to(out[1]),
-                                                                    .dvalue = to(out[2])});
+                  const Grads<T> more = call.backward(dy, out[0], out[1], out[2]);
+                  out.insert(out.end(), more.begin(), more.end());
                   return out;
                 });
 }
@@ -138,56 +308,28 @@ Tensor<T> self_attention(const Tensor<T>& qkv, Index heads, const AttentionOptio
   if (qkv.rank() != 3 || heads < 1 || qkv.size(2) % (3 * heads) != 0)
     fail(ErrorKind::shape, "self_attention: needs (B,N,3C) with C a multiple of the heads; qkv " +
                                str(qkv.shape()) + ", heads " + std::to_string(heads));
-  if (o.bias.defined() || qkv.device() != Device::cpu)
-    return self_attention_composed(qkv, heads, o);
   const Index b = qkv.size(0), n = qkv.size(1), c = qkv.size(2) / 3, d = c / heads;
-  const T scale = static_cast<T>(o.scale != 0 ? o.scale : 1.0 / std::sqrt(static_cast<double>(d)));
-  const Tensor<T> x = qkv.contiguous().detach();
-  const Tensor<T> y = Tensor<T>::empty({b, n, c});
-  const bool grad = wants(qkv);
-  const Tensor<T> lse = grad ? Tensor<T>::empty({b, heads, n}) : Tensor<T>();
-  const auto third = [=](auto* data, Index i) {
-    return cpu::Heads<std::remove_pointer_t<decltype(data)>>{data + i * c, n * 3 * c, d, 3 * c};
+  if (qkv.device() != Device::cpu) {
+    detail::check_attention("self_attention", o, {b, heads, n, n});
+    return self_attention_composed(qkv, heads, o);
+  }
+  const auto part = [=](const Tensor<T>& x, Index i) {  // (B,H,N,D)
+    return x.view({b, heads, n, d}, {n * 3 * c, d, 3 * c, 1}, i * c);
   };
-  const auto whole = [=](auto* data) {
-    return cpu::Heads<std::remove_pointer_t<decltype(data)>>{data, n * c, d, c};
-  };
-  const T* px = x.data();
-  cpu::attention(cpu::Attention<T>{.batch = b,
-                                   .heads = heads,
-                                   .nq = n,
-                                   .nk = n,
-                                   .d = d,
-                                   .dv = d,
-                                   .q = third(px, 0),
-                                   .k = third(px, 1),
-                                   .v = third(px, 2),
-                                   .out = whole(y.data()),
-                                   .scale = scale,
-                                   .lse = lse.data()});
-  return record("self_attention", y, {&qkv},
-                [=, x = grad ? x : Tensor<T>(), y = grad ? y : Tensor<T>()](const Tensor<T>& dy) {
-                  const Tensor<T> g = dy.contiguous(), dx = empty_like(x);
-                  const T *px = x.data(), *py = y.data(), *pg = g.data();
-                  T* pd = dx.data();
-                  cpu::attention_backward(cpu::AttentionBackward<T>{.batch = b,
-                                                                    .heads = heads,
-                                                                    .nq = n,
-                                                                    .nk = n,
-                                                                    .d = d,
-                                                                    .dv = d,
-                                                                    .q = third(px, 0),
-                                                                    .k = third(px, 1),
-                                                                    .v = third(px, 2),
-                                                                    .out = whole(py),
-                                                                    .dout = whole(pg),
-                                                                    .scale = scale,
-                                                                    .lse = lse.data(),
-                                                                    .dq = third(pd, 0),
-                                                                    .dk = third(pd, 1),
-                                                                    .dvalue = third(pd, 2)});
-                  return Grads<T>{dx};
-                });
+  const Tensor<T> x = qkv.contiguous().detach(), y = Tensor<T>::empty({b, n, c});
+  const auto whole = [=](const Tensor<T>& t) { return t.view({b, heads, n, d}, {n * c, d, c, 1}); };
+  detail::AttentionCall<T> call("self_attention", o, part(x, 0), part(x, 1), part(x, 2), whole(y));
+  const bool grad = wants(qkv), any = grad || call.dbias || call.drel;
+  call.forward(any);
+  return record("self_attention", y, {&qkv, &o.bias, &o.rel_h, &o.rel_w}, [=](const Tensor<T>& dy) {
+    const Tensor<T> g = dy.contiguous();
+    Grads<T> out(1);
+    if (grad) out[0] = Tensor<T>::empty({b, n, 3 * c});
+    const auto to = [&](Index i) { return grad ? part(out[0], i) : Tensor<T>(); };
+    const Grads<T> more = call.backward(whole(g), to(0), to(1), to(2));
+    out.insert(out.end(), more.begin(), more.end());
+    return out;
+  });
 }
 #endif
 
