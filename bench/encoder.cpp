@@ -4,14 +4,17 @@
 // By itself it prints seconds and GFLOP/s; bench/peers/run.py sends it a line for every pass, in
 // turn with the same work elsewhere.
 //
-//   build/cpu/bench/encoder [--model s|b|l] [--work forward|train|lora] [--threads N] [--runs N]
-//                           [--serve]
+//   build/cpu/bench/encoder [--model s|b|l] [--work forward|train|lora] [--dtype fp32|bf16]
+//                           [--threads N] [--runs N] [--serve]
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <moraine/models/dinov2.hpp>
 #include <moraine/moraine.hpp>
+#include <moraine/nn/bf16.hpp>
 #include <moraine/nn/init.hpp>
 #include <moraine/peft/inject.hpp>
 #include <moraine/peft/lora.hpp>
@@ -23,7 +26,7 @@ using namespace moraine;
 int main(int argc, char** argv) {
   int runs = 5;
   bool serve = false;
-  std::string size = "b", work = "forward";
+  std::string size = "b", work = "forward", dtype = "fp32";
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     if (option == "--serve") {
@@ -35,6 +38,8 @@ int main(int argc, char** argv) {
       size = value;
     else if (option == "--work" && (value == "forward" || value == "train" || value == "lora"))
       work = value;
+    else if (option == "--dtype" && (value == "fp32" || value == "bf16"))
+      dtype = value;
     else if (option == "--runs" && std::atoi(value.c_str()) > 0)
       runs = std::atoi(value.c_str());
     else if (option == "--threads" && std::atoi(value.c_str()) > 0)
@@ -53,6 +58,7 @@ int main(int argc, char** argv) {
   freeze<float>(vit);
   if (work == "lora") inject<float>(vit, "blocks.*.attn.qkv", lora({.rank = 16}));
   if (work == "train") require_grad<float>(vit, "**");
+  if (dtype == "bf16") use_bf16<float>(vit);
   prepare<float>(vit);
   Tensor<float> x = Tensor<float>::empty({1, 3, 518, 518});
   init::normal(x, 1, Random(1, "pixels", 0));
@@ -73,11 +79,16 @@ int main(int argc, char** argv) {
     return s;
   };
   once();
+  const auto peak = [] {
+    rusage u{};
+    getrusage(RUSAGE_SELF, &u);
+    return static_cast<double>(u.ru_maxrss) / 1024;
+  };
   if (serve) {
-    std::printf("ready\n");
+    std::printf("ready moraine\n");
     std::fflush(stdout);
     for (char line[16]; std::fgets(line, sizeof line, stdin);) {
-      std::printf("%.6f %.1f\n", once(), static_cast<double>(cpu_device.peak.load()) / (1 << 20));
+      std::printf("%.6f %.0f\n", once(), peak());
       std::fflush(stdout);
     }
     return 0;
@@ -91,8 +102,9 @@ int main(int argc, char** argv) {
   const double forward = 2 * (l * (12 * d * d * n + 2 * n * n * d) + 1369 * 588 * d);
   const double flop = forward * (work == "forward" ? 1 : work == "train" ? 3 : 2);
   std::printf(
-      "ViT-%c/14 %s, 518 x 518, %d threads: %.3f s (median of %d, least %.3f), %.0f GFLOP/s, "
-      "tensors at most %.0f MiB\n",
-      size[0] - 'a' + 'A', work.c_str(), threads(), s[s.size() / 2], runs, s[0],
-      flop / s[s.size() / 2] * 1e-9, static_cast<double>(cpu_device.peak.load()) / (1 << 20));
+      "ViT-%c/14 %s %s, 518 x 518, %d threads: %.3f s (median of %d, least %.3f), %.0f GFLOP/s, "
+      "tensors at most %.0f MiB, process %.0f MiB\n",
+      size[0] - 'a' + 'A', work.c_str(), dtype.c_str(), threads(), s[s.size() / 2], runs, s[0],
+      flop / s[s.size() / 2] * 1e-9, static_cast<double>(cpu_device.peak.load()) / (1 << 20),
+      peak());
 }

@@ -1,20 +1,26 @@
 #!/usr/bin/env python3
-"""The encoder against the competition, pass by pass in turn, so that all meet the same machine.
+"""The library against the competition, pass by pass in turn, so that all meet the same machine.
 
     python3 -m venv ~/peers
     ~/peers/bin/pip install torch transformers openvino onnxruntime onnx onnxscript
-    ~/peers/bin/python bench/peers/run.py [--model s b l] [--work forward train lora]
-        [--threads 2] [--runs 9] [--build build/cpu]
+    cmake --preset cpu -DMORAINE_BENCH=ON && cmake --build --preset cpu --target benchmarks
+    ~/peers/bin/python bench/peers/run.py [--only TEXT ...] [--threads 2] [--runs 9]
+        [--build build/cpu] [--write docs/performance.md]
 
-All run DINOv2's ViT-S/14, B/14 or L/14 on one image of 518 x 518 in float32, with weights of one
-distribution. Prints medians, and for every peer the median of the ratios of passes that lie next to
-each other; above 1 means that moraine is faster. A peer that is not installed is left out, and the
-table says so. `train` is forward and backward of all parameters, `lora` of rank 16 on qkv of a
-frozen model; only PyTorch does these. Needs the benchmarks:
-cmake --build --preset cpu --target benchmarks.
+Every participant is a process of its own (workers.py; ours are bench/encoder and
+bench/spectral_step) that does one pass when it is told to. A row's time is the median over the
+runs; the ratio is the median of the ratios of passes that lie next to each other, with the quartiles
+beside it: above 1 means that moraine is faster. Then come the kernels as shares of what the
+processor does in loops of nothing but multiply-adds, or copies, right before and after
+(bench/cpu_kernels, bench/image_ops; one thread). A peer that is not installed is left out, and the
+report says so. `--only` keeps the rows whose name contains one of the texts.
 """
 
 import argparse
+import datetime
+import json
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,200 +28,179 @@ import tempfile
 import time
 from pathlib import Path
 
-SIZES = {
-    "s": ("ViT-S/14", dict(hidden_size=384, num_attention_heads=6)),
-    "b": ("ViT-B/14", dict()),
-    "l": ("ViT-L/14", dict(hidden_size=1024, num_attention_heads=16, num_hidden_layers=24)),
-}
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = {"s": "ViT-S/14", "b": "ViT-B/14", "l": "ViT-L/14"}
 
 
-def ours(build, model, work, threads):
-    command = [f"{build}/bench/encoder", "--serve", "--model", model, "--work", work]
-    process = subprocess.Popen(
-        [*command, "--threads", str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    if process.stdout.readline() != "ready\n":
-        sys.exit("run.py: " + " ".join(command) + " did not start")
-
-    def once():
-        process.stdin.write("\n")
-        process.stdin.flush()
-        return float(process.stdout.readline().split()[0])
-
-    return once
-
-
-def timed(pass_over):
-    def once():
-        begin = time.perf_counter()
-        pass_over()
-        return time.perf_counter() - begin
-
-    return once
+def machine():
+    """Lines that say what was measured on."""
+    info = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*:\s*(.*)", info)
+    family = re.search(r"cpu family\s*:\s*(\d+)", info), re.search(r"model\s*:\s*(\d+)", info)
+    flags = set(re.search(r"flags\s*:\s*(.*)", info).group(1).split())
+    wanted = [f for f in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if f in flags]
+    memory = int(re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text()).group(1))
+    caches = []
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        kind = (index / "type").read_text().strip()
+        if kind != "Instruction":
+            caches.append(f"L{(index / 'level').read_text().strip()} "
+                          f"{(index / 'size').read_text().strip()}")
+    virtual = " (a virtual machine)" if "hypervisor" in flags else ""
+    return flags, [
+        f"{model.group(1) if model else 'unknown'} (family {family[0].group(1)}, model "
+        f"{family[1].group(1)}){virtual}, {os.cpu_count()} CPUs, {', '.join(caches)}, "
+        f"{memory / 2**20:.0f} GiB",
+        f"instruction sets: {', '.join(wanted)}",
+        f"{datetime.date.today().isoformat()}, load average before the run "
+        f"{os.getloadavg()[0]:.1f}",
+    ]
 
 
-class Lora:
-    """Puts rank-16 adapters beside query, key and value of every block; all else is frozen. Three
-    products of a third of the width are what our one fused product is."""
+class Worker:
+    def __init__(self, command):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        word, _, self.name = (self.process.stdout.readline().strip() or "missing it ended").partition(
+            " "
+        )
+        self.missing = None if word == "ready" else self.name
+        self.seconds, self.peak = [], 0
 
-    def __new__(cls, model):
-        import torch
+    def once(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().split()
+        if len(answer) != 2:
+            sys.exit(f"run.py: {self.name} ended in the middle of a pass")
+        self.peak = max(self.peak, float(answer[1]))
+        return float(answer[0])
 
-        class Adapted(torch.nn.Module):
-            def __init__(self, base, rank=16):
-                super().__init__()
-                self.base = base
-                self.a = torch.nn.Parameter(torch.randn(rank, base.in_features) * 0.02)
-                self.b = torch.nn.Parameter(torch.zeros(base.out_features, rank))
-
-            def forward(self, x):
-                return self.base(x) + (x @ self.a.T) @ self.b.T
-
-        for p in model.parameters():
-            p.requires_grad_(False)
-        for module in model.modules():
-            for name in ("q_proj", "k_proj", "v_proj"):
-                if isinstance(getattr(module, name, None), torch.nn.Linear):
-                    setattr(module, name, Adapted(getattr(module, name)))
-        return model
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def torch_peers(model, work, threads, keep):
-    import torch
-    from transformers import Dinov2Config, Dinov2Model
+def quartiles(values):
+    ordered = sorted(values)
+    pick = lambda q: ordered[min(len(ordered) - 1, round(q * (len(ordered) - 1)))]  # noqa: E731
+    return pick(0.25), statistics.median(ordered), pick(0.75)
 
-    torch.set_num_threads(threads)
-    config = Dinov2Config(image_size=518, patch_size=14, **SIZES[model][1])
-    pixels = torch.randn(1, 3, 518, 518)
-    peers = {}
-    for kind in ("eager", "sdpa"):
-        net = Dinov2Model(config).eval()
-        net.set_attn_implementation(kind)
-        if work == "forward":
 
-            def forward(net=net):
-                with torch.inference_mode():
-                    net(pixels)
+def models(o, flags, say, notes):
+    workers_py = str(Path(__file__).with_name("workers.py"))
+    low = [] if not {"avx512_bf16", "amx_bf16"} & flags else ["bf16"]
+    if not low:
+        notes.append("bf16 rows: this processor has no bfloat16 products (avx512_bf16, amx_bf16)")
+    rows = []
+    for dtype in ["fp32", *low]:
+        rows += [(f"{NAMES[m]} forward {dtype}", m, "forward", dtype) for m in "sbl"]
+        rows += [(f"{NAMES['b']} {w} {dtype}", "b", w, dtype) for w in ("train", "lora")]
+    rows.append((f"SpectralMoE step, {o.blocks} of 24 blocks, fp32", "l", f"spectral{o.blocks}",
+                 "fp32"))
+    rows = [r for r in rows if not o.only or any(t in r[0] for t in o.only)]
+    if not rows:
+        return
+    say("| work | who | median, s | least, s | its time / moraine's | quartiles | peak, MiB |")
+    say("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for title, model, work, dtype in rows:
+            threads = str(o.threads)
+            if work.startswith("spectral"):
+                ours = [f"{o.build}/bench/spectral_step", "--blocks", str(o.blocks)]
+                kinds = ["eager"]
+            else:
+                ours = [f"{o.build}/bench/encoder", "--model", model, "--work", work, "--dtype",
+                        dtype]
+                kinds = ["eager", "sdpa"]
+                if work == "forward":
+                    kinds += ["openvino", "onnxruntime"]
+                    subprocess.run([sys.executable, workers_py, "export", model, work, dtype,
+                                    threads, folder], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+            workers = [Worker([*ours, "--threads", threads, "--serve"])]
+            if workers[0].missing:
+                sys.exit(f"run.py: {' '.join(ours)} did not start -> build the target benchmarks")
+            for kind in kinds:
+                w = Worker([sys.executable, workers_py, kind, model, work, dtype, threads, folder])
+                if w.missing:
+                    notes.append(f"{title}: {w.missing}")
+                else:
+                    workers.append(w)
+            for _ in range(o.runs):
+                for w in workers:
+                    time.sleep(0.2)  # until the threads of the one before have gone to sleep
+                    w.seconds.append(w.once())
+            for w in workers:
+                a, mid, b = quartiles([p / m for p, m in zip(w.seconds, workers[0].seconds)])
+                between = "" if w is workers[0] else f"{a:.2f} to {b:.2f}"
+                say(f"| {title} | {w.name} | {statistics.median(w.seconds):.3f} "
+                    f"| {min(w.seconds):.3f} | {mid:.2f} | {between} | {w.peak:.0f} |")
+                w.end()
 
-            peers[f"PyTorch {torch.__version__.split('+')[0]} {kind}"] = timed(forward)
-            keep[kind] = (net, pixels)
+
+def kernels(o, say, notes):
+    for program, environment in (("cpu_kernels", {}), ("image_ops", {})):
+        path = Path(o.build) / "bench" / program
+        if o.only and not any(t in program for t in o.only):
             continue
-        if work == "lora":
-            net = Lora(net)
-
-        def step(net=net):
-            for p in net.parameters():
-                p.grad = None
-            net(pixels).last_hidden_state.square().mean().backward()
-
-        peers[f"PyTorch {torch.__version__.split('+')[0]} {kind}"] = timed(step)
-    return peers
-
-
-def exported_peers(threads, net, pixels, folder):
-    """OpenVINO and ONNX Runtime, from one ONNX file; and what is missing, with the reason."""
-    import torch
-
-    peers, missing = {}, []
-    path = str(Path(folder) / "encoder.onnx")
-
-    class Last(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
-        def forward(self, x):
-            return self.net(x).last_hidden_state
-
-    try:
-        torch.onnx.export(Last().eval(), (pixels,), path, dynamo=True, verbose=False)
-    except Exception as e:
-        return {}, [f"no ONNX file: {type(e).__name__}: {str(e).splitlines()[0]}"]
-    x = pixels.numpy()
-    with torch.inference_mode():
-        expected = net(pixels).last_hidden_state.numpy()
-
-    def alike(name, got):
-        worst = abs(got - expected).max() / abs(expected).max()
-        if not worst < 1e-3:
-            sys.exit(f"run.py: {name} computes something else; {worst:.1e} of the largest value")
-
-    try:
-        import openvino
-
-        core = openvino.Core()
-        options = {
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
-        name = f"OpenVINO {openvino.__version__.split('-')[0]}"
-        alike(name, request.infer([x])[0])
-        peers[name] = timed(lambda: request.infer([x]))
-    except ImportError as e:
-        missing.append(str(e))
-    try:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feed = {session.get_inputs()[0].name: x}
-        name = f"ONNX Runtime {onnxruntime.__version__}"
-        alike(name, session.run(None, feed)[0])
-        peers[name] = timed(lambda: session.run(None, feed))
-    except ImportError as e:
-        missing.append(str(e))
-    return peers, missing
+        if not path.exists():
+            notes.append(f"{program} is not built")
+            continue
+        found = subprocess.run(
+            [str(path), "--benchmark_format=json"], capture_output=True, text=True,
+            env={**os.environ, "MORAINE_BENCH_THREADS": "1", **environment},
+        )
+        rows = json.loads(found.stdout)["benchmarks"]
+        say(f"\n`bench/{program}`, one thread:\n")
+        say("| what | ms | share of its bound | best share | rate |")
+        say("|---|---|---|---|---|")
+        for r in rows:
+            name = re.sub(r"/(iterations:\d+|manual_time|real_time)", "", r["name"])
+            rate = next((f"{r[k]:.1f} {k}" for k in ("GFLOP/s", "GB/s") if k in r), "")
+            share = f"{r['share']:.2f}" if "share" in r else ""
+            best = f"{r['best']:.2f}" if "best" in r else ""
+            say(f"| {name} | {r['real_time']:.3f} | {share} | {best} | {rate} |")
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", nargs="+", choices="sbl", default=["b"])
-    parser.add_argument(
-        "--work", nargs="+", choices=("forward", "train", "lora"), default=["forward"]
-    )
+    parser.add_argument("--only", nargs="+")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--build", default=str(Path(__file__).resolve().parents[2] / "build/cpu"))
+    parser.add_argument("--blocks", type=int, default=4, help="of SpectralMoE's 24, in its row")
+    parser.add_argument("--build", default=str(ROOT / "build/cpu"))
+    parser.add_argument("--write", help="the report goes here too, between its two marks")
     o = parser.parse_args()
+    flags, about = machine()
+    lines, notes = [], []
 
-    print(f"518 x 518, float32, {o.threads} threads, {o.runs} passes of each in turn\n")
-    print("| work | who | median, s | least, s | its time / moraine's |")
-    print("|---|---|---|---|---|", flush=True)
-    notes = set()
-    for model in o.model:
-        for work in o.work:
-            keep = {}
-            peers = {"moraine": ours(o.build, model, work, o.threads)}
-            peers.update(torch_peers(model, work, o.threads, keep))
-            with tempfile.TemporaryDirectory() as folder:
-                if work == "forward":
-                    more, missing = exported_peers(o.threads, *keep["eager"], folder)
-                    peers.update(more)
-                    notes.update(missing)
-                for once in peers.values():
-                    once()  # each has run before it counts
-                times = {name: [] for name in peers}
-                for _ in range(o.runs):
-                    for name, once in peers.items():
-                        time.sleep(0.2)  # until the threads of the one before have gone to sleep
-                        times[name].append(once())
-            for name, seconds in times.items():
-                ratio = statistics.median(p / m for p, m in zip(seconds, times["moraine"]))
-                print(
-                    f"| {SIZES[model][0]} {work} | {name} | {statistics.median(seconds):.3f} "
-                    f"| {min(seconds):.3f} | {ratio:.2f} |",
-                    flush=True,
-                )
-    for note in sorted(notes):
-        print(f"\nleft out: {note}")
+    def say(line):
+        lines.append(line)
+        print(line, flush=True)
+
+    say(f"{o.threads} threads, {o.runs} passes of each in turn, on\n")
+    for line in about:
+        say(f"- {line}")
+    say("")
+    models(o, flags, say, notes)
+    kernels(o, say, notes)
+    if notes:
+        say("\nLeft out:\n")
+        for note in dict.fromkeys(notes):
+            say(f"- {note}")
+    if o.write:
+        path, begin, end = Path(o.write), "<!-- measured -->", "<!-- end -->"
+        text = path.read_text()
+        if begin not in text or end not in text:
+            sys.exit(f"run.py: {path} lacks the marks {begin} and {end}")
+        head, rest = text.split(begin, 1)
+        tail = rest.split(end, 1)[1]
+        path.write_text(head + begin + "\n" + "\n".join(lines) + "\n" + end + tail)
 
 
 if __name__ == "__main__":
