@@ -335,6 +335,7 @@ class Correlator {
   TapKernels k_;
   Index low_row_ = 0, low_col_ = 0;  ///< the least tap offsets
   Index phase_ = 0, pitch_ = 0;      ///< floats of one remainder in a row, and of a row
+  Index used_ = 0;                   ///< those of a remainder that are read
   Index band_ = 0, rows_ = 0;        ///< output rows of a band, and scratch rows for them
   Index cols_ = 0;                   ///< at least a vector
   static constexpr Index high_ = 4;  ///< output rows of a tile
@@ -365,7 +366,8 @@ MORAINE_INLINE Correlator::Correlator(const Correlation& c) : c_(c), k_{best_isa
   three_ = rows_run && together_ && kh == 3 && c_.columns.at.size() == 3;
   grid_ = rows_run && kh >= 4;
   cols_ = c_.columns.outs < k_.lanes() ? k_.lanes() : c_.columns.outs;
-  phase_ = (cols_ + (high_col - low_col_) / s + 1 + 15) / 16 * 16;
+  used_ = cols_ + (high_col - low_col_) / s;
+  phase_ = (used_ + 7) / 8 * 8;
   pitch_ = phase_ * s;
   // About 64 KiB: a band is read from the second cache.
   band_ = (Index{1} << 14) / (pitch_ * c_.rows.step * c_.sources) / high_ * high_;
@@ -379,7 +381,7 @@ MORAINE_INLINE Correlator::Correlator(const Correlation& c) : c_(c), k_{best_isa
         at_.push_back((source * rows_ + i - low_row_) * pitch_ + shift % s * phase_ + shift / s);
       }
   line_.resize(static_cast<std::size_t>(cols_ * high_));
-  scratch_ = Scratch(c_.sources * rows_ * pitch_);
+  scratch_ = Scratch(c_.sources * rows_ * pitch_ + 16);  // a vector may reach beyond the last row
 }
 
 /// The rows that outputs from `first` on read.
@@ -399,11 +401,11 @@ MORAINE_INLINE void Correlator::fill(const float* x, Index first) {
         const Index start = low_col_ + f, end = c_.columns.size;
         Index k0 = start >= 0 ? 0 : (s - 1 - start) / s;
         Index k1 = start >= end ? 0 : (end - 1 - start) / s + 1;
-        k0 = k0 > phase_ ? phase_ : k0;
-        k1 = k1 > phase_ ? phase_ : k1 < k0 ? k0 : k1;
+        k0 = k0 > used_ ? used_ : k0;
+        k1 = k1 > used_ ? used_ : k1 < k0 ? k0 : k1;
         for (Index k = 0; k < k0; ++k) to[k] = 0;
         if (k1 > k0) every(line + start + k0 * s, s, k1 - k0, to + k0);
-        for (Index k = k1; k < phase_; ++k) to[k] = 0;
+        for (Index k = k1; k < used_; ++k) to[k] = 0;
       }
     }
 }
@@ -435,6 +437,12 @@ MORAINE_INLINE void Correlator::run(const float* x, const float* w, float init, 
       float* const to = direct ? out : line_.data();
       const Index ld = direct ? rows.out_step * ldy : cols_;
       const float* const from = scratch_.data() + at * rows.step * pitch_;
+      // The rows of the next band, or of the next plane, arrive while this one is computed.
+      const float* const ahead = x + (first + here + at) * rows.step * columns.size;
+      for (Index i = 0; i < tall * rows.step * columns.size; i += 16) __builtin_prefetch(ahead + i);
+      if (direct)
+        for (Index i = 0; i < high_; ++i)
+          for (Index j = 0; j < cols_; j += 16) __builtin_prefetch(out + (i + high_) * ld + j, 1);
       if (three_)
         k_.three(from, pitch_, w, start, cols_, to, ld);
       else if (grid_)

@@ -75,6 +75,13 @@ MORAINE_INLINE void zip(const float* x, Index ld, Index step, float offset, Inde
 #if defined(MORAINE_BODIES)
 MORAINE_INLINE void every(const float* x, Index step, Index n, float* y) {
   if (step == 2) return simd::every_second(x, n, y);
+  if (step == 1 && n >= 4 && n <= 64) {  // shorter than a call
+    using L = simd::Lanes4;
+    L::F v;
+    for (Index i = 0; i + 4 <= n; i += 4) L::load(v, x + i), L::store(y + i, v);
+    L::load(v, x + n - 4), L::store(y + n - 4, v);
+    return;
+  }
   if (step == 1) {
     std::memcpy(y, x, static_cast<std::size_t>(n) * sizeof(float));
     return;

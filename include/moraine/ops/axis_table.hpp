@@ -10,8 +10,10 @@
 #include <moraine/autograd/record.hpp>
 #include <moraine/core/parallel.hpp>
 #include <moraine/cpu/axpy.hpp>
+#include <moraine/cpu/resample.hpp>
 #endif
 
+#include <type_traits>
 #include <vector>
 
 namespace moraine MORAINE_API {
@@ -27,6 +29,18 @@ struct ApplyTable {
   const T* x;
   T* y;
   static void cpu(const ApplyTable& k);
+};
+
+/// Two of them, down the rows and along the columns of each plane.
+template <class T>
+struct ApplyTables {
+  static constexpr const char* name = "resize";
+  Index planes, in_h, out_h, in_w, out_w;
+  const Index *first_h, *begin_h, *first_w, *begin_w;
+  const T *weight_h, *weight_w;
+  const T* x;
+  T* y;
+  static void cpu(const ApplyTables& k);
 };
 
 #ifdef MORAINE_HOST
@@ -84,16 +98,22 @@ Tensor<T> apply_table(const Tensor<T>& x, int axis, const AxisTable& t) {
   return y;
 }
 
-/// Two tables, along the last two axes of x; first the one that leaves less work.
+/// Two tables, along the last two axes of x.
 template <class T>
 Tensor<T> apply_tables(const Tensor<T>& x, const AxisTable& rows, const AxisTable& columns) {
-  const auto cost = [](const AxisTable& a, const AxisTable& b) {
-    return static_cast<double>(a.weight.size()) * static_cast<double>(b.in) +
-           static_cast<double>(b.weight.size()) * static_cast<double>(a.out);
-  };
-  if (cost(rows, columns) <= cost(columns, rows))
-    return apply_table(apply_table(x, -2, rows), -1, columns);
-  return apply_table(apply_table(x, -1, columns), -2, rows);
+  const Tensor<T> c = x.contiguous();
+  const std::vector<T> h(rows.weight.begin(), rows.weight.end()),
+      w(columns.weight.begin(), columns.weight.end());
+  Shape s = x.shape();
+  s.dim[s.rank - 2] = rows.out;
+  s.dim[s.rank - 1] = columns.out;
+  Tensor<T> y = Tensor<T>::empty(s, x.device());
+  Index planes = 1;
+  for (int i = 0; i < s.rank - 2; ++i) planes *= s.dim[i];
+  launch(x.device(), ApplyTables<T>{planes, rows.in, rows.out, columns.in, columns.out,
+                                    rows.first.data(), rows.begin.data(), columns.first.data(),
+                                    columns.begin.data(), h.data(), w.data(), c.data(), y.data()});
+  return y;
 }
 
 /// apply_tables with its gradient.
@@ -113,6 +133,23 @@ Tensor<T> map_axes(const char* op, const Tensor<T>& x, AxisTable rows, AxisTable
 // ---- CPU
 template <class T>
 void ApplyTable<T>::cpu(const ApplyTable& k) {
+  if constexpr (std::is_same_v<T, float>) {
+    const cpu::Table<float> t{k.in, k.out, k.first, k.begin, k.weight};
+    if (k.inner == 1)
+      parallel_for(k.outer, 4 + 16384 / (k.in + k.out) / 4 * 4, [&](Index b, Index e) {
+        cpu::along_rows(t, k.x + b * k.in, k.in, e - b, k.y + b * k.out, k.out);
+      });
+    else
+      parallel_for(k.outer * k.out, 1 + 16384 / (k.inner + 1), [&](Index b, Index e) {
+        for (Index r = b; r < e; ++r) {
+          const Index o = r % k.out;
+          cpu::weighted_rows(k.x + (r / k.out * k.in + k.first[o]) * k.inner, k.inner,
+                             k.weight + k.begin[o], k.begin[o + 1] - k.begin[o], k.inner,
+                             k.y + r * k.inner);
+        }
+      });
+    return;
+  }
   if (k.inner == 1) {
     parallel_for(k.outer, 1 + 16384 / (k.out + 1), [&](Index b, Index e) {
       for (Index a = b; a < e; ++a) {
@@ -144,7 +181,22 @@ void ApplyTable<T>::cpu(const ApplyTable& k) {
     }
   });
 }
+/// First the axis that leaves less work; in double one after the other.
+template <class T>
+void ApplyTables<T>::cpu(const ApplyTables& k) {
+  if constexpr (std::is_same_v<T, float>) {
+    cpu::resample({k.in_h, k.out_h, k.first_h, k.begin_h, k.weight_h},
+                  {k.in_w, k.out_w, k.first_w, k.begin_w, k.weight_w}, k.planes, k.x, k.y);
+  } else {
+    std::vector<T> between(static_cast<std::size_t>(k.planes * k.in_h * k.out_w));
+    ApplyTable<T>::cpu({k.planes * k.in_h, k.in_w, k.out_w, 1, k.first_w, k.begin_w, k.weight_w,
+                        k.x, between.data()});
+    ApplyTable<T>::cpu({k.planes, k.in_h, k.out_h, k.out_w, k.first_h, k.begin_h, k.weight_h,
+                        between.data(), k.y});
+  }
+}
 MORAINE_INSTANTIATE(ApplyTable)
+MORAINE_INSTANTIATE(ApplyTables)
 #endif
 
 }  // namespace moraine
