@@ -34,39 +34,42 @@ MORAINE_INLINE void resample(const Table<float>& rows, const Table<float>& colum
 
 namespace simd {
 
-template <class L>
+/// V vectors at c; TAPS: the number of taps, or 0 for any.
+template <class L, int V, int TAPS>
+MORAINE_FLATTEN void weighted_block(const float* x, Index step, const float* w, Index taps,
+                                    float* y) {
+  using F = typename L::F;
+  F s[V], v;
+  const F first = w[0] - F{};
+  MORAINE_UNROLL for (int i = 0; i < V; ++i) {
+    L::load(s[i], x + i * L::width);
+    s[i] *= first;
+  }
+  for (Index t = 1; t < (TAPS > 0 ? TAPS : taps); ++t) {
+    const F f = w[t] - F{};
+    MORAINE_UNROLL for (int i = 0; i < V; ++i) {
+      L::load(v, x + t * step + i * L::width);
+      s[i] += f * v;
+    }
+  }
+  MORAINE_UNROLL for (int i = 0; i < V; ++i) L::store(y + i * L::width, s[i]);
+}
+/// The last block begins early enough to be whole: x and y do not overlap.
+template <class L, int TAPS>
 MORAINE_FLATTEN void weighted_rows(const float* x, Index step, const float* w, Index taps, Index n,
                                    float* y) {
-  using F = typename L::F;
   constexpr int W = L::width;
   Index c = 0;
-  const auto two = [&](F& a, F& b, const float* p) {
-    F u, v;
-    L::load(a, p);
-    L::load(b, p + W);
-    a *= w[0];
-    b *= w[0];
-    for (Index t = 1; t < taps; ++t) {
-      L::load(u, p + t * step);
-      L::load(v, p + t * step + W);
-      a += w[t] * u;
-      b += w[t] * v;
+  for (; c + 4 * W <= n; c += 4 * W) weighted_block<L, 4, TAPS>(x + c, step, w, taps, y + c);
+  for (; c + W <= n; c += W) weighted_block<L, 1, TAPS>(x + c, step, w, taps, y + c);
+  if (c < n && n >= W) {
+    weighted_block<L, 1, TAPS>(x + n - W, step, w, taps, y + n - W);
+  } else {
+    for (; c < n; ++c) {
+      float s = w[0] * x[c];
+      for (Index t = 1; t < taps; ++t) s += w[t] * x[c + t * step];
+      y[c] = s;
     }
-  };
-  F a, b;
-  for (; c + 2 * W <= n; c += 2 * W) {
-    two(a, b, x + c);
-    L::store(y + c, a);
-    L::store(y + c + W, b);
-  }
-  for (; c < n; c += W) {
-    load<L>(a, x + c, n - c);
-    a *= w[0];
-    for (Index t = 1; t < taps; ++t) {
-      load<L>(b, x + c + t * step, n - c);
-      a += w[t] * b;
-    }
-    store<L>(y + c, a, n - c);
   }
 }
 
@@ -115,8 +118,8 @@ MORAINE_FLATTEN void along_columns(const Index* first, const Index* begin, const
 #define MORAINE_RESAMPLE_KERNELS(NAME, ATTRIBUTE, LANES)                                         \
   ATTRIBUTE MORAINE_INLINE void NAME##_weighted_rows(const float* x, Index step, const float* w, \
                                                      Index taps, Index n, float* y) {            \
-    if (taps == 2) return weighted_rows<LANES>(x, step, w, 2, n, y);                             \
-    weighted_rows<LANES>(x, step, w, taps, n, y);                                                \
+    if (taps == 2) return weighted_rows<LANES, 2>(x, step, w, 2, n, y);                          \
+    weighted_rows<LANES, 0>(x, step, w, taps, n, y);                                             \
   }                                                                                              \
   ATTRIBUTE MORAINE_INLINE void NAME##_along_columns(const Index* first, const Index* begin,     \
                                                      const float* weight, Index outs,            \
