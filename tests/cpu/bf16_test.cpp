@@ -11,13 +11,13 @@
 #include <moraine/cpu/gemm.hpp>
 #include <moraine/ops/linear.hpp>
 #include <moraine/ops/reduce.hpp>
-#include <string>
 #include <vector>
+
+#include "bf16_all_kernels.hpp"
 
 using namespace moraine;
 using cpu::Gemm;
 using cpu::GemmKernels;
-using cpu::Isa;
 
 namespace {
 
@@ -32,19 +32,6 @@ std::vector<float> noise(Index n, std::uint64_t seed) {
 }
 
 double rounded(float x) { return static_cast<double>(static_cast<float>(bfloat16(x))); }
-
-struct Named {
-  std::string name;
-  const GemmKernels* kernels;
-};
-
-std::vector<Named> all_kernels() {
-  std::vector<Named> all;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
-    if (const GemmKernels* k = cpu::bf16_kernels(isa)) all.push_back({cpu::name_of(isa), k});
-  if (const GemmKernels* k = cpu::bf16_native_kernels()) all.push_back({"native", k});
-  return all;
-}
 
 struct Case {
   Index m, n, k;
@@ -134,45 +121,46 @@ double run(const GemmKernels& kernels, const Case& c, std::vector<float>* keep =
 }  // namespace
 
 TEST_CASE("bf16 gemm: every tail of rows, columns and k, in every layout") {
-  for (const auto& [name, kernels] : all_kernels()) {
-    CAPTURE(name);
+  for (const auto& each : bf16_all_kernels::all()) {
+    CAPTURE(each.name);
     for (int layout = 0; layout < 8; ++layout) {
       CAPTURE(layout);
       const bool ta = layout & 1, tb = layout & 2, pack = layout & 4;
       for (Index i = 1; i <= 130; ++i) {
         CAPTURE(i);
-        CHECK(run(*kernels, {.m = i, .n = 21, .k = 19, .ta = ta, .tb = tb, .pack = pack}) <= 1);
-        CHECK(run(*kernels, {.m = 7, .n = i, .k = 19, .ta = ta, .tb = tb, .pack = pack}) <= 1);
-        CHECK(run(*kernels, {.m = 7, .n = 21, .k = i, .ta = ta, .tb = tb, .pack = pack}) <= 1);
+        CHECK(run(*each.kernels, {.m = i, .n = 21, .k = 19, .ta = ta, .tb = tb, .pack = pack}) <=
+              1);
+        CHECK(run(*each.kernels, {.m = 7, .n = i, .k = 19, .ta = ta, .tb = tb, .pack = pack}) <= 1);
+        CHECK(run(*each.kernels, {.m = 7, .n = 21, .k = i, .ta = ta, .tb = tb, .pack = pack}) <= 1);
       }
     }
   }
 }
 
 TEST_CASE("bf16 gemm: several blocks of rows, columns and k, batches, rows apart") {
-  for (const auto& [name, kernels] : all_kernels()) {
-    CAPTURE(name);
+  for (const auto& each : bf16_all_kernels::all()) {
+    CAPTURE(each.name);
     for (int bits = 0; bits < 8; ++bits) {
       CAPTURE(bits);
       Case c{.m = 101, .n = 150, .k = 2051, .ta = bool(bits & 1), .tb = bool(bits & 2)};
       c.gap = bits & 4 ? 3 : 0;
       c.bias = bits & 1;
-      CHECK(run(*kernels, c) <= 1);
+      CHECK(run(*each.kernels, c) <= 1);
       c.pack = true;
-      CHECK(run(*kernels, c) <= 1);
+      CHECK(run(*each.kernels, c) <= 1);
       c.pack = false, c.m = 14, c.n = 33, c.k = 9, c.batch = 5;
-      CHECK(run(*kernels, c) <= 1);
+      CHECK(run(*each.kernels, c) <= 1);
       c.share_b = true;
-      CHECK(run(*kernels, c) <= 1);
+      CHECK(run(*each.kernels, c) <= 1);
       c.share_a = true, c.share_b = false;
-      CHECK(run(*kernels, c) <= 1);
+      CHECK(run(*each.kernels, c) <= 1);
     }
   }
 }
 
 TEST_CASE("bf16 gemm: epilogues") {
-  for (const auto& [name, kernels] : all_kernels()) {
-    CAPTURE(name);
+  for (const auto& each : bf16_all_kernels::all()) {
+    CAPTURE(each.name);
     for (Activation act : {Activation::none, Activation::gelu, Activation::gelu_tanh,
                            Activation::quick_gelu, Activation::silu, Activation::relu})
       for (int bits = 0; bits < 16; ++bits) {
@@ -182,33 +170,33 @@ TEST_CASE("bf16 gemm: epilogues") {
         c.act = act;
         c.bias = bits & 1, c.pre = bits & 2, c.alpha = bits & 4 ? 0.5f : 1.0f;
         c.residual = c.scale = bits & 8, c.in_place = bits & 1;
-        CHECK(run(*kernels, c) <= 1);
+        CHECK(run(*each.kernels, c) <= 1);
       }
-    CHECK(run(*kernels, {.m = 50, .n = 90, .k = 2101, .ta = true, .accumulate = true}) <= 1);
-    CHECK(run(*kernels, {.m = 5, .n = 9, .k = 0, .bias = true, .act = Activation::gelu}) <= 1);
-    CHECK(run(*kernels, {.m = 5, .n = 90, .k = 0, .ta = true, .bias = true}) <= 1);
+    CHECK(run(*each.kernels, {.m = 50, .n = 90, .k = 2101, .ta = true, .accumulate = true}) <= 1);
+    CHECK(run(*each.kernels, {.m = 5, .n = 9, .k = 0, .bias = true, .act = Activation::gelu}) <= 1);
+    CHECK(run(*each.kernels, {.m = 5, .n = 90, .k = 0, .ta = true, .bias = true}) <= 1);
   }
 }
 
 TEST_CASE("bf16 gemm: the same bits for any number of threads, packed or not") {
   const int before = threads();
-  for (const auto& [name, kernels] : all_kernels()) {
-    CAPTURE(name);
+  for (const auto& each : bf16_all_kernels::all()) {
+    CAPTURE(each.name);
     for (Case c :
          {Case{.m = 301, .n = 500, .k = 2100, .tb = true, .bias = true, .act = Activation::gelu},
           Case{.m = 301, .n = 300, .k = 91, .ta = true, .accumulate = true},
           Case{.m = 40, .n = 64, .k = 32, .batch = 37}, Case{.m = 1000, .n = 16, .k = 300}}) {
       set_threads(1);
       std::vector<float> one, more;
-      run(*kernels, c, &one);
+      run(*each.kernels, c, &one);
       for (int t : {2, 3, 8}) {
         set_threads(t);
-        run(*kernels, c, &more);
+        run(*each.kernels, c, &more);
         CHECK(std::memcmp(one.data(), more.data(), one.size() * sizeof(float)) == 0);
       }
       if (c.batch > 1) continue;
       c.pack = true;
-      run(*kernels, c, &more);
+      run(*each.kernels, c, &more);
       CHECK(std::memcmp(one.data(), more.data(), one.size() * sizeof(float)) == 0);
     }
   }
@@ -227,9 +215,9 @@ TEST_CASE("bf16 gemm: rounding is to nearest, ties to even, in rows and in both 
     }
   while (x.size() % 40) x.push_back(1.0f);
   const Index n = static_cast<Index>(x.size()), rows = n / 40;
-  for (const auto& [name, kernels] : all_kernels()) {
-    CAPTURE(name);
-    const bool flushes = kernels == cpu::bf16_native_kernels();
+  for (const auto& each : bf16_all_kernels::all()) {
+    CAPTURE(each.name);
+    const bool flushes = each.kernels == cpu::bf16_native_kernels();
     std::vector<float> y(x.size()), one{1.0f};
     // x as A (a column: rows of k = 1; read with a stride: strips), then as B in both layouts.
     for (int form = 0; form < 4; ++form) {
@@ -243,7 +231,7 @@ TEST_CASE("bf16 gemm: rounding is to nearest, ties to even, in rows and in both 
         g = {.m = 1, .n = n, .k = 1, .a = {one.data(), 1, 1}, .b = {x.data(), n, 1}};
       if (form == 3) g.b = {x.data(), 1, 1}, g.m = 1;
       g.c = {y.data(), g.n, 1};
-      cpu::detail::gemm_with(*kernels, g);
+      cpu::detail::gemm_with(*each.kernels, g);
       bool same = true;
       for (std::size_t i = 0; i < x.size(); ++i) {
         const float want = bfloat16(x[i]);
@@ -264,7 +252,7 @@ TEST_CASE("bf16 gemm: rounding is to nearest, ties to even, in rows and in both 
                               .a = {finite.data(), 40, 1},
                               .b = {unit.data(), 40, 1},
                               .c = {z.data(), 40, 1}};
-    cpu::detail::gemm_with(*kernels, as_rows);
+    cpu::detail::gemm_with(*each.kernels, as_rows);
     bool same = true;
     for (std::size_t i = 0; i < x.size(); ++i) {
       const float want = bfloat16(finite[i]);
@@ -278,7 +266,7 @@ TEST_CASE("bf16 gemm: rounding is to nearest, ties to even, in rows and in both 
                                 .a = {unit.data(), 40, 1},
                                 .b = {finite.data(), 1, 40},
                                 .c = {z.data(), rows, 1}};
-    cpu::detail::gemm_with(*kernels, as_weight);
+    cpu::detail::gemm_with(*each.kernels, as_weight);
     same = true;
     for (Index i = 0; i < 40; ++i)
       for (Index j = 0; j < rows; ++j) {
@@ -292,10 +280,10 @@ TEST_CASE("bf16 gemm: rounding is to nearest, ties to even, in rows and in both 
 
 TEST_CASE("bf16 gemm: NaN and infinity stay in their row") {
   const float inf = std::numeric_limits<float>::infinity();
-  for (const auto& [name, kernels] : all_kernels())
+  for (const auto& each : bf16_all_kernels::all())
     for (Index n : {20, 70})
       for (bool ta : {false, true}) {
-        CAPTURE(name);
+        CAPTURE(each.name);
         const Index m = 7, k = 5;
         auto a = noise(m * k, 1);
         const auto b = noise(k * n, 2);
@@ -310,7 +298,7 @@ TEST_CASE("bf16 gemm: NaN and infinity stay in their row") {
                             .a = {a.data(), row, col},
                             .b = {b.data(), n, 1},
                             .c = {c.data(), n, 1}};
-        cpu::detail::gemm_with(*kernels, g);
+        cpu::detail::gemm_with(*each.kernels, g);
         for (Index i = 0; i < m; ++i)
           for (Index j = 0; j < n; ++j) {
             const float x = c[static_cast<std::size_t>(i * n + j)];

@@ -153,27 +153,39 @@ inline __attribute__((always_inline, target(MORAINE_AVX512_BF16))) void tile_nat
 
 /// The bits of x with the upper half rounded; the lower half is left over.
 template <class L>
-MORAINE_FLATTEN void rounded_bits(typename L::B& u, const float* p) {
+MORAINE_FLATTEN void rounded_bits(typename L::B& u, const typename L::F& x) {
   using B = typename L::B;
-  typename L::F x;
-  L::load(x, p);
   u = (B)x;
   const B nan = (B)(x != x);
   u = ((u + 0x7fffu + ((u >> 16) & 1u)) & ~nan) | ((u | 0x400000u) & nan);
 }
-
 template <class L>
-MORAINE_FLATTEN void round_row(const float* x, Index n, float* pairs) {
+MORAINE_FLATTEN void rounded_bits(typename L::B& u, const float* p) {
+  typename L::F x;
+  L::load(x, p);
+  rounded_bits<L>(u, x);
+}
+
+/// x as bfloat16, 2 width bytes.
+template <class L>
+MORAINE_FLATTEN void store_rounded(char* to, const typename L::F& x) {
   struct Halves {
     typedef unsigned short V __attribute__((vector_size(2 * L::width)));
     V v;
   } __attribute__((packed, may_alias));
+  typename L::B u;
+  rounded_bits<L>(u, x);
+  reinterpret_cast<Halves*>(to)->v = __builtin_convertvector(u >> 16, typename Halves::V);
+}
+
+template <class L>
+MORAINE_FLATTEN void round_row(const float* x, Index n, float* pairs) {
   char* const to = reinterpret_cast<char*>(pairs);
   Index j = 0;
   for (; j + L::width <= n; j += L::width) {
-    typename L::B u;
-    rounded_bits<L>(u, x + j);
-    reinterpret_cast<Halves*>(to + 2 * j)->v = __builtin_convertvector(u >> 16, typename Halves::V);
+    typename L::F v;
+    L::load(v, x + j);
+    store_rounded<L>(to + 2 * j, v);
   }
   for (; j < n; ++j) store_bits(to + 2 * j, bfloat16(x[j]).bits);
   if (n % 2) store_bits(to + 2 * n, std::uint16_t(0));

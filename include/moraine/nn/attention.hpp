@@ -11,6 +11,7 @@ struct SelfAttention {
   Slot<T> qkv;   ///< (C) -> (3C)
   Slot<T> proj;  ///< (C) -> (C)
   Index heads = 1;
+  Product product = Product::fp32;  ///< of scores and values; qkv and proj have their own
 
   SelfAttention() = default;
   SelfAttention(Index width, Index h, bool qkv_bias)
@@ -20,12 +21,13 @@ struct SelfAttention {
 
   /// x (B,N,C) -> (B,N,C); `o` ends the output projection (residual, layer scale).
   Tensor<T> operator()(const Tensor<T>& x, const LinearOptions<T>& o = {}) {
-    const Tensor<T> all = qkv(x);                // (B,N,3C)
-    return proj(self_attention(all, heads), o);  // (B,N,C)
+    const Tensor<T> all = qkv(x);                                      // (B,N,3C)
+    return proj(self_attention(all, heads, {.product = product}), o);  // (B,N,C)
   }
   void visit(Visitor<T>& v) {
     v("qkv", qkv);
     v("proj", proj);
+    v.product(product);
   }
 };
 

@@ -8,6 +8,7 @@
 #ifdef MORAINE_HOST
 #include <moraine/cpu/attention.hpp>
 #include <moraine/cpu/attention_backward.hpp>
+#include <moraine/cpu/attention_bf16.hpp>
 #endif
 #include <cmath>
 #include <cstdint>
@@ -32,6 +33,9 @@ struct AttentionOptions {
   /// (B,H,N,Rows) and (B,H,N,Columns) with M = Rows * Columns: the key of row r and column c gets
   /// rel_h[.., r] + rel_w[.., c]. SAM's decomposed relative positions; both or none.
   Tensor<T> rel_h = {}, rel_w = {};
+  /// bf16: q, k, v and P are rounded for the value; the gradient is that of float products. Float
+  /// on the CPU only.
+  Product product = Product::fp32;
 
   bool plain() const {
     return !bias.defined() && !key_mask.defined() && !keys.defined() && !rel_h.defined() &&
@@ -162,6 +166,7 @@ template <class T>
 struct AttentionCall {
   Tensor<T> q, k, v, y, lse;
   T scale = T(1);
+  Product product = Product::fp32;
   Shape scores;
   Tensor<T> bias, rel_h, rel_w;
   Mask mask;
@@ -172,6 +177,7 @@ struct AttentionCall {
                 Tensor<T> v_, Tensor<T> y_)
       : q(std::move(q_)), k(std::move(k_)), v(std::move(v_)), y(std::move(y_)) {
     scale = static_cast<T>(attention_scale(o.scale, q.size(3)));
+    product = o.product;
     scores = {q.size(0), q.size(1), q.size(2), k.size(2)};
     if (o.plain()) return;
     check_attention(op, o, scores);
@@ -200,7 +206,8 @@ struct AttentionCall {
                                      .out = mutable_heads(y),
                                      .scale = scale,
                                      .terms = terms(),
-                                     .lse = lse.data()});
+                                     .lse = lse.data()},
+                   product);
   }
   /// Fills the views dq, dk, dvalue (undefined: not wanted); returns the gradients of bias, rel_h
   /// and rel_w.
