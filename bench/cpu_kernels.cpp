@@ -1,7 +1,8 @@
 // The float kernels on the shapes of vision transformers: GFLOP/s, and the share of what this
 // processor can do at that moment ("share", the median over repetitions of one call between two
 // loops that do nothing but fused multiply-adds in registers). Speeds that need no arithmetic peak
-// are given in GB/s.
+// are given in GB/s. Products of bfloat16 operands (gemm_bf16, attention_bf16) are compared with a
+// loop of vdpbf16ps where the processor has it, else with the float one; the label says which.
 //
 //   cpu_kernels --benchmark_filter=gemm        MORAINE_BENCH_THREADS=2 cpu_kernels
 #include <benchmark/benchmark.h>
@@ -13,6 +14,7 @@
 #include <moraine/core/parallel.hpp>
 #include <moraine/cpu/attention.hpp>
 #include <moraine/cpu/attention_backward.hpp>
+#include <moraine/cpu/attention_bf16.hpp>
 #include <moraine/cpu/gemm.hpp>
 #include <moraine/cpu/rows.hpp>
 #include <string>
@@ -51,10 +53,25 @@ __attribute__((noinline)) void multiply_add_portable(float* k) {
 #if defined(MORAINE_X86)
 MORAINE_AVX2 void multiply_add_avx2(float* k) { multiply_add<cpu::simd::Lanes8>(k); }
 MORAINE_AVX512 void multiply_add_avx512(float* k) { multiply_add<cpu::simd::Lanes16>(k); }
+/// The same with two products a lane.
+__attribute__((target("avx512f,avx512bf16"), noinline)) void multiply_add_pairs(float* keep) {
+  using L = cpu::simd::Lanes16;
+  L::F s[12], a, b;
+  L::load(a, keep);
+  L::load(b, keep + 16);
+  MORAINE_UNROLL for (int i = 0; i < 12; ++i) s[i] = b;
+  for (long k = 0; k < peak_steps; ++k) {
+    MORAINE_UNROLL for (int i = 0; i < 12; ++i) {
+      __asm__("vdpbf16ps %2, %1, %0" : "+v"(s[i]) : "v"(a), "v"(b));
+    }
+  }
+  MORAINE_UNROLL for (int i = 1; i < 12; ++i) s[0] += s[i];
+  L::store(keep + 32, s[0]);
+}
 #endif
 
-/// GFLOP/s of all threads together, now.
-double peak() {
+/// GFLOP/s of all threads together, now; with pairs those of vdpbf16ps, which is there.
+double peak(bool pairs) {
   const Isa isa = cpu::best_isa();
   const int n = threads();
   std::vector<float> keep(static_cast<std::size_t>(n) * 48, 0.5f);
@@ -63,10 +80,11 @@ double peak() {
     float* const k = keep.data() + i * 48;
     const double start = now();
     int lanes = 4;
-    if (isa == Isa::portable) multiply_add_portable(k);
+    if (isa == Isa::portable && !pairs) multiply_add_portable(k);
 #if defined(MORAINE_X86)
-    if (isa == Isa::avx2) multiply_add_avx2(k), lanes = 8;
-    if (isa == Isa::avx512) multiply_add_avx512(k), lanes = 16;
+    if (isa == Isa::avx2 && !pairs) multiply_add_avx2(k), lanes = 8;
+    if (isa == Isa::avx512 && !pairs) multiply_add_avx512(k), lanes = 16;
+    if (pairs) multiply_add_pairs(k), lanes = 32;
 #endif
     rate[static_cast<std::size_t>(i)] =
         2.0 * 12 * static_cast<double>(peak_steps) * lanes / (now() - start) / 1e9;
@@ -78,14 +96,16 @@ double peak() {
 
 /// Runs `call` under the benchmark, with its rate in GFLOP/s and its median share of the peak.
 template <class Call>
-void measure(benchmark::State& state, double flop, Call call) {
+void measure(benchmark::State& state, double flop, Call call, Product product = Product::fp32) {
+  const bool pairs = product == Product::bf16 && &cpu::bf16_kernels() == cpu::bf16_native_kernels();
+  if (product == Product::bf16) state.SetLabel(pairs ? "of vdpbf16ps" : "of float FMA");
   std::vector<double> shares;
   double best = 1e9;
   call();
   for (auto _ : state) {
-    const double before = peak(), start = now();
+    const double before = peak(pairs), start = now();
     call();
-    const double seconds = now() - start, after = peak();
+    const double seconds = now() - start, after = peak(pairs);
     state.SetIterationTime(seconds);
     shares.push_back(flop / seconds / 1e9 / (0.5 * (before + after)));
     best = std::min(best, seconds);
@@ -120,21 +140,24 @@ std::vector<float> noise(Index n) {
 
 enum class Form { packed, gelu, residual, weight, weight_gradient };
 
-void gemm(benchmark::State& state, Form form, Index m, Index n, Index k) {
+void gemm(benchmark::State& state, Product product, Form form, Index m, Index n, Index k) {
   const auto a = noise(m * k), b = noise(n * k), bias = noise(n);
   std::vector<float> c(static_cast<std::size_t>(m * n));
-  const auto packed = cpu::pack_weight(b.data(), n, k);
+  const auto packed = cpu::pack_weight(b.data(), n, k, product);
   cpu::Gemm<float> g{.m = m, .n = n, .k = k, .a = {a.data(), k, 1}, .b = {b.data(), 1, k}};
   g.c = {c.data(), n, 1};
+  g.product = product;
   if (form != Form::weight_gradient) g.bias = bias.data();
   if (form != Form::weight && form != Form::weight_gradient) g.packed = packed.get();
   if (form == Form::gelu) g.act = Activation::gelu;
   if (form == Form::residual) g.residual = c.data(), g.scale = bias.data();
   if (form == Form::weight_gradient) g.a = {a.data(), 1, m}, g.b = {b.data(), n, 1};
-  measure(state, 2.0 * static_cast<double>(m * n * k), [&] { cpu::gemm(g); });
+  measure(
+      state, 2.0 * static_cast<double>(m * n * k), [&] { cpu::gemm(g); }, product);
 }
 
-void attention(benchmark::State& state, bool backward, Index batch, Index heads, Index n, Index d) {
+void attention(benchmark::State& state, Product product, bool backward, Index batch, Index heads,
+               Index n, Index d) {
   const Index c = heads * d;
   const auto x = noise(batch * n * 3 * c), dout = noise(batch * n * c);
   std::vector<float> out(dout.size()), dx(x.size()),
@@ -163,7 +186,8 @@ void attention(benchmark::State& state, bool backward, Index batch, Index heads,
   if (backward)
     measure(state, 2.5 * flop, [&] { cpu::attention_backward(b); });
   else
-    measure(state, flop, [&] { cpu::attention(f); });
+    measure(
+        state, flop, [&] { cpu::attention(f, product); }, product);
 }
 
 void rows(benchmark::State& state, const std::string& what, Index rows, Index cols) {
@@ -233,21 +257,26 @@ int main(int argc, char** argv) {
                  {"lora_up", 1374, 768, 16}}) {
     const std::string size = "/" + std::to_string(z.m) + "x" + std::to_string(z.n) + "x" +
                              std::to_string(z.k) + "/" + z.what;
-    add("gemm/packed" + size, gemm, Form::packed, z.m, z.n, z.k);
-    add("gemm/gelu" + size, gemm, Form::gelu, z.m, z.n, z.k);
-    add("gemm/residual" + size, gemm, Form::residual, z.m, z.n, z.k);
-    add("gemm/weight" + size, gemm, Form::weight, z.m, z.n, z.k);
-    add("gemm/weight_gradient" + size, gemm, Form::weight_gradient, z.n, z.k, z.m);
+    for (Product p : {Product::fp32, Product::bf16}) {
+      const std::string gemms = p == Product::bf16 ? "gemm_bf16/" : "gemm/";
+      add(gemms + "packed" + size, gemm, p, Form::packed, z.m, z.n, z.k);
+      add(gemms + "gelu" + size, gemm, p, Form::gelu, z.m, z.n, z.k);
+      add(gemms + "residual" + size, gemm, p, Form::residual, z.m, z.n, z.k);
+      add(gemms + "weight" + size, gemm, p, Form::weight, z.m, z.n, z.k);
+      add(gemms + "weight_gradient" + size, gemm, p, Form::weight_gradient, z.n, z.k, z.m);
+    }
   }
-  for (bool backward : {false, true}) {
-    const std::string name = backward ? "attention_backward/" : "attention/";
-    add(name + "vit_b_518", attention, backward, 1, 12, 1370, 64);
-    add(name + "vit_s_518", attention, backward, 1, 6, 1370, 64);
-    add(name + "vit_b_224", attention, backward, 1, 12, 257, 64);
-    add(name + "head_80", attention, backward, 1, 12, 1370, 80);
-    add(name + "windows_7x7", attention, backward, 64, 6, 49, 32);
-    add(name + "fusion_1024", attention, backward, 1, 1, 1369, 1024);
-  }
+  const auto attentions = [](const std::string& name, Product p, bool backward) {
+    add(name + "/vit_b_518", attention, p, backward, 1, 12, 1370, 64);
+    add(name + "/vit_s_518", attention, p, backward, 1, 6, 1370, 64);
+    add(name + "/vit_b_224", attention, p, backward, 1, 12, 257, 64);
+    add(name + "/head_80", attention, p, backward, 1, 12, 1370, 80);
+    add(name + "/windows_7x7", attention, p, backward, 64, 6, 49, 32);
+    add(name + "/fusion_1024", attention, p, backward, 1, 1, 1369, 1024);
+  };
+  attentions("attention", Product::fp32, false);
+  attentions("attention_bf16", Product::bf16, false);
+  attentions("attention_backward", Product::fp32, true);  // of both
   for (const char* what : {"layer_norm", "layer_norm_backward", "softmax", "gelu", "gelu_backward",
                            "column_sums", "sum_of_squares", "adamw"})
     add(std::string("rows/") + what + "/1370x768", rows, std::string(what), Index(1370),
