@@ -98,6 +98,7 @@ MORAINE_FLATTEN void tile_of_pairs(const float* const* rows, Index step, const f
     }
     at += step;
     b += ldb;
+    MORAINE_ONE_INDEX(at);
   }
   MORAINE_UNROLL for (int i = 0; i < R; ++i) {
     MORAINE_UNROLL for (int j = 0; j < V; ++j) L::store(out + i * ldo + j * W, s[i][j]);
@@ -143,6 +144,7 @@ inline __attribute__((always_inline, target(MORAINE_AVX512_BF16))) void tile_nat
     }
     at += step;
     b += ldb;
+    MORAINE_ONE_INDEX(at);
   }
   MORAINE_UNROLL for (int i = 0; i < R; ++i) {
     MORAINE_UNROLL for (int j = 0; j < V; ++j) L::store(out + i * ldo + j * 16, s[i][j]);

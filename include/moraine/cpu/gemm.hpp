@@ -120,7 +120,7 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
 
   static constexpr float zeros[64] = {};
   alignas(64) float partial[gemm_rows * gemm_cols];
-  alignas(64) float corner[6 * 64];  // the narrow tile is smaller
+  alignas(64) float strip[12 * gemm_cols];  // finished tiles side by side, if more is to be done
   alignas(64) float bias[gemm_cols];
   if (bias_first)
     for (Index j = 0; j < panels * w; ++j) bias[j] = j0 + j < g.n ? g.bias[j0 + j] : 0.0f;
@@ -142,26 +142,30 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
         const float* const b = t.ldb ? t.b + j + k0 * t.ldb : t.b + j * t.k + k0 * w;
         const Index at = t.at_c + s * g.c.row + j;
         const bool direct = last && simple && mr == r && cols == w;
-        float* const out = direct ? g.c.data + at : last ? corner : part;
+        float* const out = direct ? g.c.data + at : last ? strip + p * w : part;
         if (last && !direct)  // the tile does this for what it stores to itself
           for (Index i = 0; i < mr; ++i)
             for (Index x = 0; x < cols; x += 16)
               __builtin_prefetch(g.c.data + at + i * g.c.row + x, 1);
         tile(rows, t.a_col, b, t.ldb ? t.ldb : w, kn, init, first ? 0 : w, out,
-             direct ? g.c.row : w);
-        if (last && !direct) {
+             direct  ? g.c.row
+             : !last ? w
+                     : panels * w);
+        if (last && !direct && (p == panels - 1 || simple)) {
+          // All tiles of the strip together: rows are long then, and an activation is one call.
+          const Index p0 = simple ? p : 0, j1 = j0 + p0 * w, at1 = t.at_c + s * g.c.row + j1;
           TileEpilogue e;
           e.alpha = g.alpha;
-          e.bias = g.bias && !bias_first ? g.bias + j : nullptr;
+          e.bias = g.bias && !bias_first ? g.bias + j1 : nullptr;
           e.act = g.act.act;
           e.apply = g.act.apply;
-          e.pre = g.pre ? g.pre + at : nullptr;
-          e.residual = g.residual ? g.residual + at : nullptr;
-          e.scale = g.scale ? g.scale + j : nullptr;
+          e.pre = g.pre ? g.pre + at1 : nullptr;
+          e.residual = g.residual ? g.residual + at1 : nullptr;
+          e.scale = g.scale ? g.scale + j1 : nullptr;
           e.accumulate = g.accumulate;
-          e.c = g.c.data + at;
+          e.c = g.c.data + at1;
           e.ldc = g.c.row;
-          ker.finish(e, corner, w, mr, cols);
+          ker.finish(e, strip + p0 * w, panels * w, mr, j + cols - j1);
         }
       }
     }

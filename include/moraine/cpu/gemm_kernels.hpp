@@ -19,9 +19,9 @@ using TileFunction = void(const float* const* rows, Index step, const float* b, 
 template <class T>
 using ActivationFunction = void(Isa isa, Activation act, const T* x, Index n, T* y);
 
-/// What happens to a finished tile t (rows x cols, row stride ldt, columns padded to whole
-/// vectors; t is overwritten): x = alpha t + bias; pre = x; x = act(x) * scale + residual; c = x or
-/// c += x. Pointers stand at the tile's corner; pre, residual and c have row stride ldc.
+/// What happens to finished tiles t (rows x cols, row stride ldt, columns padded to whole vectors;
+/// t is overwritten): x = alpha t + bias; pre = x; x = act(x) * scale + residual; c = x or c += x.
+/// Pointers stand at the tile's corner; pre, residual and c have row stride ldc.
 struct TileEpilogue {
   float alpha = 1;
   const float* bias = nullptr;
@@ -59,6 +59,10 @@ const GemmKernels* gemm_kernels(Isa isa);
 /// The best kernels for this machine.
 const GemmKernels& gemm_kernels();
 
+/// Keeps the compiler from turning base[index], for several bases, into a pointer each that is
+/// counted up on its own: as many instructions more as there are rows.
+#define MORAINE_ONE_INDEX(index) __asm__("" : "+r"(index))
+
 namespace simd {
 
 template <class L, int R, int V>
@@ -84,6 +88,7 @@ MORAINE_FLATTEN void tile(const float* const* rows, Index step, const float* b, 
     }
     at += step;
     b += ldb;
+    MORAINE_ONE_INDEX(at);
   }
   MORAINE_UNROLL for (int i = 0; i < R; ++i) {
     MORAINE_UNROLL for (int j = 0; j < V; ++j) L::store(out + i * ldo + j * W, s[i][j]);
@@ -98,15 +103,16 @@ MORAINE_FLATTEN void finish(Isa isa, const TileEpilogue& e, float* t, Index ldt,
   using F = typename L::F;
   constexpr int W = L::width;
   F x, y;
-  for (Index i = 0; i < rows; ++i)
-    for (Index j = 0; j < cols; j += W) {
-      L::load(x, t + i * ldt + j);
-      x *= e.alpha;
-      if (e.bias) load<L>(y, e.bias + j, cols - j), x += y;
-      L::store(t + i * ldt + j, x);
-      if (e.pre) store<L>(e.pre + i * e.ldc + j, x, cols - j);
-    }
-  if (e.apply) e.apply(isa, e.act, t, rows * ldt, t);
+  if (e.alpha != 1.0f || e.bias || e.pre)
+    for (Index i = 0; i < rows; ++i)
+      for (Index j = 0; j < cols; j += W) {
+        L::load(x, t + i * ldt + j);
+        x *= e.alpha;
+        if (e.bias) load<L>(y, e.bias + j, cols - j), x += y;
+        L::store(t + i * ldt + j, x);
+        if (e.pre) store<L>(e.pre + i * e.ldc + j, x, cols - j);
+      }
+  if (e.apply) e.apply(isa, e.act, t, (rows - 1) * ldt + cols, t);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; j += W) {
       const Index at = i * e.ldc + j;

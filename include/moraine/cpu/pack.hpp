@@ -3,6 +3,7 @@
 // contiguous, zero beyond the matrix; for bfloat16 tiles, half as many rows of pairs. A frozen
 // weight is packed once; any other operand when it is used.
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <moraine/core/error.hpp>
 #include <moraine/core/parallel.hpp>
@@ -83,13 +84,16 @@ MORAINE_INLINE void pack_panel(const float* src, Index row, Index col, Index k, 
   const Index cols4 = cols / 4 * 4;
   Index done = 0;  // columns that one of the two fast forms has packed
   if (col == 1) {
-    for (Index i = 0; i < k; ++i)
+    const bool two = cols - cols4 >= 2;  // of a strip of six
+    for (Index i = 0; i < k; ++i) {
       for (Index j = 0; j < cols4; j += 4) {
         F x;
         L::load(x, src + i * row + j);
         L::store(dst + i * w + j, x);
       }
-    done = cols4;
+      if (two) std::memcpy(dst + i * w + cols4, src + i * row + cols4, 2 * sizeof(float));
+    }
+    done = cols4 + (two ? 2 : 0);
   } else if (row == 1) {
     // Transposes of 4 x 4, a cache line of each source row at a time.
     const Index k4 = k / 4 * 4;
