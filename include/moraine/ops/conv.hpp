@@ -12,14 +12,13 @@
 #include <moraine/ops/window.hpp>
 #ifdef MORAINE_HOST
 #include <moraine/cpu/axpy.hpp>
-#include <moraine/cpu/depthwise.hpp>
+#include <moraine/cpu/conv.hpp>
 #include <moraine/ops/linear.hpp>
 #include <moraine/ops/pixel_shuffle.hpp>
 #endif
 
 #include <algorithm>
 #include <type_traits>
-#include <vector>
 
 namespace moraine MORAINE_API {
 
@@ -238,90 +237,21 @@ void depthwise_rows(const ConvShape& s, F&& f) {
     }
 }
 
-/// A plane of outputs from its plane of inputs, along one axis.
-inline cpu::TapAxis tap_axis(Index size, Index outs, Index kernel, Index stride, Index padding,
-                             Index dilation) {
-  cpu::TapAxis a{.size = size, .outs = outs, .step = stride};
-  for (Index i = 0; i < kernel; ++i) a.at.push_back(i * dilation - padding);
-  return a;
-}
-/// Inputs z = z0 + stride u from the outputs (z + padding - i dilation) / stride that read them;
-/// `tap` gets the i, from the last on.
-inline cpu::TapAxis tap_axis_back(Index size, Index outs, Index kernel, Index stride, Index padding,
-                                  Index dilation, Index z0, std::vector<Index>& tap) {
-  cpu::TapAxis a{.size = outs, .outs = (size - z0 + stride - 1) / stride, .out0 = z0};
-  a.out_step = stride;
-  for (Index i = kernel - 1; i >= 0; --i) {
-    const Index d = z0 + padding - i * dilation;
-    if (d % stride == 0) a.at.push_back(d / stride), tap.push_back(i);
-  }
-  return a;
-}
-
-inline cpu::Correlation depthwise_forward(const ConvShape& s) {
-  return {tap_axis(s.height, s.out_h, s.kernel.h, s.stride.h, s.padding.h, s.dilation.h),
-          tap_axis(s.width, s.out_w, s.kernel.w, s.stride.w, s.padding.w, s.dilation.w)};
-}
-/// Planes for one piece of work: enough to pay for a Correlator and a thread.
-inline Index depthwise_grain(const ConvShape& s) {
-  return 1 + (1 << 20) / (s.pixels() * (s.taps() + 4) + 1);
-}
-
-inline void depthwise(const Conv2d<float>& k) {
-  const ConvShape& s = k.s;
-  parallel_for(s.batch * s.out, depthwise_grain(s), [&](Index b, Index e) {
-    cpu::Correlator c(depthwise_forward(s));
-    for (Index p = b; p < e; ++p) {
-      const Index o = p % s.out;
-      c.run(k.x + (p / s.out * s.in + o / s.group_out()) * s.plane(), k.w + o * s.taps(),
-            k.b ? k.b[o] : 0.0f, k.y + p * s.pixels(), s.out_w);
-    }
-  });
-}
-
-inline void depthwise(const Conv2dGradInput<float>& k) {
-  const ConvShape& s = k.s;
-  const Index out = s.group_out(), taps = s.taps();
-  parallel_for(s.batch * s.in, depthwise_grain(s), [&](Index b, Index e) {
-    for (Index z0 = 0; z0 < s.stride.h && z0 < s.height; ++z0)
-      for (Index z1 = 0; z1 < s.stride.w && z1 < s.width; ++z1) {
-        std::vector<Index> row, column;
-        const cpu::Correlation part{tap_axis_back(s.height, s.out_h, s.kernel.h, s.stride.h,
-                                                  s.padding.h, s.dilation.h, z0, row),
-                                    tap_axis_back(s.width, s.out_w, s.kernel.w, s.stride.w,
-                                                  s.padding.w, s.dilation.w, z1, column),
-                                    out};
-        cpu::Correlator c(part);
-        std::vector<float> w(static_cast<std::size_t>(out) * row.size() * column.size());
-        for (Index p = b; p < e; ++p) {
-          const Index channel = p % s.in;
-          float* to = w.data();
-          for (Index o = channel * out; o < (channel + 1) * out; ++o)
-            for (Index i : row)
-              for (Index j : column) *to++ = k.w[o * taps + i * s.kernel.w + j];
-          c.run(k.dy + (p / s.in * s.out + channel * out) * s.pixels(), w.data(),
-                k.b ? k.b[channel] : 0.0f, k.dx + p * s.plane(), s.width);
-        }
-      }
-  });
-}
-
-inline void depthwise(const Conv2dGradWeight<float>& k) {
-  const ConvShape& s = k.s;
-  parallel_for(s.out, 1 + (1 << 20) / (s.batch * s.pixels() * (s.taps() + 4) + 1),
-               [&](Index b, Index e) {
-                 cpu::Correlator c(depthwise_forward(s));
-                 for (Index o = b; o < e; ++o)
-                   for (Index image = 0; image < s.batch; ++image)
-                     c.weight(k.x + (image * s.in + o / s.group_out()) * s.plane(),
-                              k.dy + (image * s.out + o) * s.pixels(), k.dw + o * s.taps());
-               });
+inline cpu::Conv float_conv(const ConvShape& s) {
+  return {s.batch,
+          s.in,
+          s.out,
+          s.groups,
+          {s.height, s.out_h, s.kernel.h, s.stride.h, s.padding.h, s.dilation.h},
+          {s.width, s.out_w, s.kernel.w, s.stride.w, s.padding.w, s.dilation.w}};
 }
 
 }  // namespace detail
 
 template <class T>
 void Conv2d<T>::cpu(const Conv2d& k) {
+  if constexpr (std::is_same_v<T, float>)
+    return cpu::conv(detail::float_conv(k.s), k.x, k.w, k.b, k.y);
   const ConvShape& s = k.s;
   const Index n = s.pixels(), taps = s.taps(), out = s.group_out();
   if (s.batch * s.out * n == 0) return;
@@ -329,8 +259,6 @@ void Conv2d<T>::cpu(const Conv2d& k) {
     const T v = k.b ? k.b[o] : T(0);
     for (Index i = 0; i < count; ++i) y[i] = v;
   };
-  if constexpr (std::is_same_v<T, float>)
-    if (s.depthwise()) return detail::depthwise(k);
   if (s.depthwise()) {
     parallel_for(s.batch * s.out, 1 + 16384 / (n * taps), [&](Index b, Index e) {
       for (Index p = b; p < e; ++p) {
@@ -378,6 +306,8 @@ void Conv2d<T>::cpu(const Conv2d& k) {
 
 template <class T>
 void Conv2dGradInput<T>::cpu(const Conv2dGradInput& k) {
+  if constexpr (std::is_same_v<T, float>)
+    return cpu::conv_grad_input(detail::float_conv(k.s), k.dy, k.w, k.b, k.dx);
   const ConvShape& s = k.s;
   const Index n = s.pixels(), taps = s.taps(), out = s.group_out(), in = s.group_in();
   if (s.batch * s.in * s.plane() == 0) return;
@@ -385,8 +315,6 @@ void Conv2dGradInput<T>::cpu(const Conv2dGradInput& k) {
     const T v = k.b ? k.b[c] : T(0);
     for (Index i = 0; i < s.plane(); ++i) dx[i] = v;
   };
-  if constexpr (std::is_same_v<T, float>)
-    if (s.depthwise()) return detail::depthwise(k);
   if (s.depthwise()) {
     parallel_for(s.batch * s.in, 1 + 16384 / (n * taps * out + 1), [&](Index b, Index e) {
       for (Index p = b; p < e; ++p) {
@@ -435,14 +363,14 @@ void Conv2dGradInput<T>::cpu(const Conv2dGradInput& k) {
 
 template <class T>
 void Conv2dGradWeight<T>::cpu(const Conv2dGradWeight& k) {
+  if constexpr (std::is_same_v<T, float>)
+    return cpu::conv_grad_weight(detail::float_conv(k.s), k.x, k.dy, k.dw);
   const ConvShape& s = k.s;
   const Index n = s.pixels(), taps = s.taps(), out = s.group_out();
   if (s.out * taps == 0) return;
   if (s.batch * n == 0 || s.depthwise())
     for (Index i = 0; i < s.out * taps; ++i) k.dw[i] = T(0);
   if (s.batch * n == 0) return;
-  if constexpr (std::is_same_v<T, float>)
-    if (s.depthwise()) return detail::depthwise(k);
   if (s.depthwise()) {
     parallel_for(s.out, 1, [&](Index b, Index e) {
       for (Index o = b; o < e; ++o)
