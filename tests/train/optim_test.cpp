@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
 #include <moraine/autograd/backward.hpp>
 #include <moraine/io/json.hpp>
 #include <moraine/io/safetensors.hpp>
@@ -130,6 +131,30 @@ TEST_CASE("optim: the norm of all gradients is clipped as PyTorch clips it") {
       CHECK(fixtures::distance(p[i].grad(), tensor(optim(), c + ".out." + std::to_string(i + 1))) <
             1e-14);
   }
+}
+
+TEST_CASE("optim: a step with clip_scale is the step after clip_grad_norm, bit for bit") {
+  for (double max : {0.5, 1e6}) {
+    Tensor<float> p[2];
+    std::vector<AdamW<float>> adam;
+    for (Tensor<float>& x : p) {
+      x = Tensor<float>::empty({301});
+      for (Index i = 0; i < 301; ++i) x.data()[i] = std::sin(static_cast<float>(i));
+      x.requires_grad();
+      adam.emplace_back(std::vector<Named<float>>{{"p", &x}}, AdamWOptions{});
+    }
+    for (int step = 0; step < 3; ++step) {
+      for (Tensor<float>& x : p) backward(sum(mul(mul(x, x), x)));
+      const double norm = clip_grad_norm(adam[0], max);
+      CHECK(norm == grad_norm(adam[1]));
+      CHECK((clip_scale(norm, max) < 1) == (max < 1));
+      adam[0].step(0.7);
+      adam[1].step(0.7, clip_scale(norm, max));
+      for (AdamW<float>& a : adam) a.zero_grad();
+    }
+    CHECK(std::memcmp(p[0].data(), p[1].data(), 301 * sizeof(float)) == 0);
+  }
+  CHECK(clip_scale(NAN, 1) == 1);
 }
 
 TEST_CASE("schedule: poly and cosine with warm-up") {

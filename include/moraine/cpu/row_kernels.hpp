@@ -31,7 +31,7 @@ struct RowKernels {
   void activation_dx(Activation act, const float* x, const float* dy, Index n, float* dx) const;
   void add(const float* x, Index n, float* sum) const;
   float squares(const float* x, Index n) const;
-  /// f: 1 - lr decay, b1, 1-b1, b2, 1-b2, lr / (1-b1^t), 1/sqrt(1-b2^t), eps
+  /// f: 1 - lr decay, b1, 1-b1, b2, 1-b2, lr / (1-b1^t), 1/sqrt(1-b2^t), eps, a factor on g
   void adamw(const float* f, Index n, float* p, const float* g, float* m, float* v) const;
 };
 
@@ -276,6 +276,7 @@ MORAINE_FLATTEN void adamw(const float* f, Index n, float* p, const float* g, fl
     load<L>(b, g + j, left);
     load<L>(c, m + j, left);
     load<L>(d, v + j, left);
+    b *= f[8];
     c = c * f[1] + b * f[2];
     d = d * f[3] + b * b * f[4];
     F root = d;

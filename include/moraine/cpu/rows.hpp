@@ -50,7 +50,8 @@ struct LayerNormBackward {
 ///   p -= lr m / (1-b1^step) / (sqrt(v / (1-b2^step)) + eps)
 struct AdamW {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, decay = 1e-2;
-  Index step = 1;  ///< counts from 1
+  Index step = 1;         ///< counts from 1
+  double grad_scale = 1;  ///< g is multiplied by it first: clipping costs no pass of its own
 };
 
 namespace detail {
@@ -196,7 +197,8 @@ inline void adamw(const AdamW& o, Index n, float* p, const float* g, float* m, f
   const float f[] = {static_cast<float>(1 - o.lr * o.decay), static_cast<float>(o.beta1),
                      static_cast<float>(1 - o.beta1),        static_cast<float>(o.beta2),
                      static_cast<float>(1 - o.beta2),        static_cast<float>(o.lr / c1),
-                     static_cast<float>(1 / std::sqrt(c2)),  static_cast<float>(o.eps)};
+                     static_cast<float>(1 / std::sqrt(c2)),  static_cast<float>(o.eps),
+                     static_cast<float>(o.grad_scale)};
   const RowKernels& k = row_kernels();
   parallel_for(n, 8192, [&](Index b, Index e) { k.adamw(f, e - b, p + b, g + b, m + b, v + b); });
 }
@@ -324,9 +326,10 @@ inline void adamw(const AdamW& o, Index n, double* p, const double* g, double* m
   const double c1 = 1 - std::pow(o.beta1, static_cast<double>(o.step));
   const double c2 = 1 - std::pow(o.beta2, static_cast<double>(o.step));
   for (Index i = 0; i < n; ++i) {
+    const double d = g[i] * o.grad_scale;
     p[i] -= o.lr * o.decay * p[i];
-    m[i] = o.beta1 * m[i] + (1 - o.beta1) * g[i];
-    v[i] = o.beta2 * v[i] + (1 - o.beta2) * g[i] * g[i];
+    m[i] = o.beta1 * m[i] + (1 - o.beta1) * d;
+    v[i] = o.beta2 * v[i] + (1 - o.beta2) * d * d;
     p[i] -= o.lr * (m[i] / c1) / (std::sqrt(v[i] / c2) + o.eps);
   }
 }

@@ -22,6 +22,7 @@ struct AdamWStep {
   T* p;
   const T* g;
   T *m, *v;
+  double grad_scale = 1;  // g is multiplied by it first
   static void cpu(const AdamWStep& k);
 };
 template <class T>
@@ -40,7 +41,8 @@ void AdamWStep<T>::cpu(const AdamWStep& k) {
               .beta2 = k.beta2,
               .eps = k.eps,
               .decay = k.decay,
-              .step = k.step},
+              .step = k.step,
+              .grad_scale = k.grad_scale},
              k.n, k.p, k.g, k.m, k.v);
 }
 template <class T>

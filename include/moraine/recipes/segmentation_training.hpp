@@ -72,14 +72,14 @@ class SegmentationTrainer {
     Tensor<T> loss = forward(pixels, labels, l);
     if (std::isfinite(l.cross_entropy) && std::isfinite(l.balance)) {
       backward(loss);
-      l.grad_norm = clip_grad_norm(optimizer_, options_.clip);
+      l.grad_norm = grad_norm(optimizer_);
     }
     if (!std::isfinite(l.cross_entropy) || !std::isfinite(l.balance) ||
         !std::isfinite(l.grad_norm)) {
       optimizer_.zero_grad();
       report(pixels, labels, l, what);
     }
-    optimizer_.step(schedule_.at(optimizer_.steps()));
+    optimizer_.step(schedule_.at(optimizer_.steps()), clip_scale(l.grad_norm, options_.clip));
     optimizer_.zero_grad();
     return l;
   }

@@ -206,8 +206,7 @@ class Pretraining {
         pretrain_batch<T>(options.seed, optimizer_->steps(), options.batch());
     const Tensor<T> l = loss(b);
     backward(l);
-    clip_grad_norm(*optimizer_, 1.0);
-    optimizer_->step(schedule_.at(optimizer_->steps()));
+    optimizer_->step(schedule_.at(optimizer_->steps()), clip_scale(grad_norm(*optimizer_), 1.0));
     optimizer_->zero_grad();
     return static_cast<double>(l.item());
   }

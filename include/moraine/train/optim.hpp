@@ -53,8 +53,9 @@ class AdamW {
       if (matches(pattern, s.param.name.c_str())) s.decay_factor = f;
   }
 
-  /// One step with the learning rate times `factor`. A parameter without a gradient is left alone.
-  void step(double factor = 1) {
+  /// One step with the learning rate times `factor` and every gradient times `grad_scale`
+  /// (clip_scale gives it): the gradients themselves stay. A parameter without one is left alone.
+  void step(double factor = 1, double grad_scale = 1) {
     ++steps_;
     for (Slot_& s : slots_) {
       const Tensor<T> g = s.param.tensor->grad();
@@ -63,7 +64,7 @@ class AdamW {
       launch(cg.device(),
              AdamWStep<T>{options.lr * factor * s.lr_factor, options.beta1, options.beta2,
                           options.eps, options.weight_decay * s.decay_factor, steps_, cg.numel(),
-                          s.param.tensor->data(), cg.data(), s.m.data(), s.v.data()});
+                          s.param.tensor->data(), cg.data(), s.m.data(), s.v.data(), grad_scale});
     }
   }
   void zero_grad() {
@@ -110,11 +111,19 @@ double grad_norm(const AdamW<T>& optimizer) {
   return std::sqrt(total);
 }
 
-/// Scales all gradients by min(1, max / (norm + 1e-6)); returns the norm before.
+/// What clipping to `max` multiplies gradients of this norm by: min(1, max / (norm + 1e-6)), 1 for
+/// a norm that is not a number.
+inline double clip_scale(double norm, double max) {
+  const double f = max / (norm + 1e-6);
+  return f < 1 ? f : 1;
+}
+
+/// Scales all gradients by clip_scale(norm, max); returns the norm before. A loop that does not
+/// look at the clipped gradients saves a copy of them: step(factor, clip_scale(grad_norm(o), max)).
 template <class T>
 double clip_grad_norm(AdamW<T>& optimizer, double max) {
-  const double norm = grad_norm(optimizer), f = max / (norm + 1e-6);
-  if (!(f < 1)) return norm;
+  const double norm = grad_norm(optimizer), f = clip_scale(norm, max);
+  if (f == 1) return norm;
   for (const auto& s : optimizer.slots()) {
     if (!s.param.tensor->grad().defined()) continue;
     NodeOf<T>& node = *static_cast<NodeOf<T>*>(s.param.tensor->node().get());
