@@ -2,11 +2,11 @@
 // The columns of a convolution, in the order in which the product's tile reads them: panels of
 // neighbouring output pixels, each (channels * kernel) rows of one tile's width. What is multiplied
 // is written once and lies in the cache; there is no other copy.
-#include <cstring>
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/gemm.hpp>
 #include <moraine/cpu/interleave.hpp>
 #include <moraine/cpu/pack.hpp>
+#include <vector>
 
 namespace moraine MORAINE_API {
 namespace cpu {
@@ -25,71 +25,91 @@ MORAINE_INLINE void pack_columns(const Windows& g, const float* x, Index p0, Ind
                                  PackedWeight<float>& to);
 
 #if defined(MORAINE_BODIES)
-namespace detail {
-/// One panel of `width` columns, of which the first n are pixels p0 on.
-MORAINE_INLINE void pack_windows(const Windows& g, const float* x, Index p0, Index n, Index width,
-                                 float* to) {
-  using L = simd::Lanes4;
-  const Index area = g.kernel_h * g.kernel_w, plane = g.height * g.width;
-  for (Index tap = 0; tap < area; ++tap) {
-    const Index i = tap / g.kernel_w * g.apart_h - g.pad_h,
-                j = tap % g.kernel_w * g.apart_w - g.pad_w;
-    // Pieces of rows inside the plane: at most as many as pixels.
-    struct Piece {
-      Index from, to, n;
-    } pieces[64];
-    Index count = 0;
-    for (Index p = p0; p < p0 + n;) {
-      const Index h = p / g.out_w, w0 = p % g.out_w;
-      const Index w1 = g.out_w - w0 < p0 + n - p ? g.out_w : w0 + p0 + n - p;
-      const Index row = h * g.step_h + i;
-      if (row >= 0 && row < g.height) {
-        const Index low = j >= 0 ? 0 : (g.step_w - 1 - j) / g.step_w;
-        const Index high = j >= g.width ? 0 : (g.width - 1 - j) / g.step_w + 1;
-        const Index a = low > w0 ? low : w0, b = high < w1 ? high : w1;
-        if (b > a) pieces[count++] = {row * g.width + a * g.step_w + j, p - p0 + a - w0, b - a};
-      }
-      p += w1 - w0;
-    }
-    float* out = to + tap * width;
-    const float* from = x;
-    const Index next = area * width;
-    if (count == 1 && pieces[0].n == width && g.step_w == 1) {
-      from += pieces[0].from;
-      for (Index c = 0; c < g.channels; ++c, out += next, from += plane)
-        for (Index k = 0; k < width; k += 4) {
-          L::F v;
-          L::load(v, from + k);
-          L::store(out + k, v);
-        }
-      continue;
-    }
-    for (Index c = 0; c < g.channels; ++c, out += next, from += plane) {
-      for (Index k = 0; k < width; k += 4) L::store(out + k, L::F{});
-      for (Index q = 0; q < count; ++q)
-        every(from + pieces[q].from, g.step_w, pieces[q].n, out + pieces[q].to);
-    }
-  }
-}
-}  // namespace detail
-
 MORAINE_INLINE void pack_columns(const Windows& g, const float* x, Index p0, Index p1, bool ones,
                                  PackedWeight<float>& to) {
+  using L = simd::Lanes4;
   const GemmKernels& kernels = gemm_kernels();
   const Panels panels(kernels, p1 - p0);
-  const Index taps = g.channels * g.kernel_h * g.kernel_w, k = taps + (ones ? 1 : 0);
+  const Index area = g.kernel_h * g.kernel_w, plane = g.height * g.width;
+  const Index taps = g.channels * area, k = taps + (ones ? 1 : 0);
   if (to.n != p1 - p0 || to.k != k) to.data = Scratch(panels.padded * k);
   to.k = k;
   to.n = p1 - p0;
   to.kernels = &kernels;
-  for (Index i = 0; i < panels.wide + panels.narrow; ++i) {
-    const bool wide = i < panels.wide;
-    const Index width = wide ? kernels.wide_cols : kernels.lanes;
-    const Index at = wide ? i * width : panels.wide * kernels.wide_cols + (i - panels.wide) * width;
-    const Index n = p1 - p0 - at < width ? p1 - p0 - at : width;
-    float* const panel = to.data.data() + at * k;
-    detail::pack_windows(g, x, p0 + at, n, width, panel);
-    for (Index j = 0; j < width && ones; ++j) panel[taps * width + j] = 1.0f;
+
+  // What a panel takes from a plane at one tap: pieces of rows. The same for every channel.
+  struct Piece {
+    Index from, to, n;
+  };
+  struct Part {
+    Index panel, width;  ///< where it starts, and its row
+    int tap, begin, end;
+    bool whole;
+  };
+  std::vector<Piece> pieces;
+  std::vector<Part> parts;
+  const Index all = panels.wide + panels.narrow, together = 128 / kernels.wide_cols;
+  for (Index first = 0; first < all; first += together) {
+    // Several panels at a time, so that a row of a channel is read on while its page is known.
+    const Index last = first + together < all ? first + together : all;
+    pieces.clear();
+    parts.clear();
+    for (Index tap = 0; tap < area; ++tap)
+      for (Index q = first; q < last; ++q) {
+        const bool wide = q < panels.wide;
+        const Index width = wide ? kernels.wide_cols : kernels.lanes;
+        const Index at =
+            wide ? q * width : panels.wide * kernels.wide_cols + (q - panels.wide) * width;
+        const Index begin = p0 + at, end = begin + width < p1 ? begin + width : p1;
+        const Index i = tap / g.kernel_w * g.apart_h - g.pad_h,
+                    j = tap % g.kernel_w * g.apart_w - g.pad_w;
+        const Index low = j >= 0 ? 0 : (g.step_w - 1 - j) / g.step_w;
+        const Index high = j >= g.width ? 0 : (g.width - 1 - j) / g.step_w + 1;
+        Part part{at * k, width, static_cast<int>(tap), static_cast<int>(pieces.size()), 0, false};
+        for (Index p = begin; p < end;) {
+          const Index h = p / g.out_w, w0 = p % g.out_w;
+          const Index w1 = g.out_w - w0 < end - p ? g.out_w : w0 + end - p;
+          const Index row = h * g.step_h + i, a = low > w0 ? low : w0, b = high < w1 ? high : w1;
+          if (row >= 0 && row < g.height && b > a)
+            pieces.push_back({row * g.width + a * g.step_w + j, p - begin + a - w0, b - a});
+          p += w1 - w0;
+        }
+        part.end = static_cast<int>(pieces.size());
+        part.whole = part.end - part.begin == 1 && pieces.back().n == width && g.step_w == 1;
+        parts.push_back(part);
+      }
+    for (Index c = 0; c < g.channels; ++c) {
+      const float* const from = x + c * plane;
+      for (const Part& part : parts) {
+        float* const out = to.data.data() + part.panel + (c * area + part.tap) * part.width;
+        const Piece* const piece = pieces.data() + part.begin;
+        if (part.whole) {
+          const float* const f = from + piece->from;
+          if (part.width == 16) {
+            L::F v[4];
+            MORAINE_UNROLL for (int i = 0; i < 4; ++i) L::load(v[i], f + 4 * i);
+            MORAINE_UNROLL for (int i = 0; i < 4; ++i) L::store(out + 4 * i, v[i]);
+          } else {
+            for (Index i = 0; i < part.width; i += 4) {
+              L::F v;
+              L::load(v, f + i);
+              L::store(out + i, v);
+            }
+          }
+          continue;
+        }
+        for (Index i = 0; i < part.width; i += 4) L::store(out + i, L::F{});
+        for (int i = 0; i < part.end - part.begin; ++i)
+          every(from + piece[i].from, g.step_w, piece[i].n, out + piece[i].to);
+      }
+    }
+    for (Index q = first; q < last && ones; ++q) {
+      const bool wide = q < panels.wide;
+      const Index width = wide ? kernels.wide_cols : kernels.lanes;
+      const Index at =
+          wide ? q * width : panels.wide * kernels.wide_cols + (q - panels.wide) * width;
+      for (Index i = 0; i < width; ++i) to.data.data()[at * k + taps * width + i] = 1.0f;
+    }
   }
 }
 #endif

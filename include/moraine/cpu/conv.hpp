@@ -65,11 +65,11 @@ inline Index depthwise_grain(const Conv& c) {
   return 1 + (1 << 20) / (c.pixels() * (c.taps() + 4) + 1);
 }
 
-/// Output pixels of a piece: columns of about 2 MiB, whole tiles, at least eight pieces where an
+/// Output pixels of a piece: columns of about 256 KiB, whole tiles, at least eight pieces where an
 /// image has that many tiles.
 inline Index conv_piece(Index pixels, Index k) {
   const Index w = gemm_kernels().wide_cols, eighth = (pixels + 8 * w - 1) / (8 * w) * w;
-  Index size = (Index{1} << 19) / (k < 1 ? 1 : k) / w * w;
+  Index size = (Index{1} << 16) / (k < 1 ? 1 : k) / w * w;
   size = size < 4 * w ? 4 * w : size;
   return size < eighth ? size : eighth;
 }
