@@ -156,8 +156,12 @@ void gemm(benchmark::State& state, Product product, Form form, Index m, Index n,
       state, 2.0 * static_cast<double>(m * n * k), [&] { cpu::gemm(g); }, product);
 }
 
-void attention(benchmark::State& state, Product product, bool backward, Index batch, Index heads,
-               Index n, Index d) {
+/// What is added to the scores: a bias of every head, or relative positions of a square map of
+/// keys.
+enum class Added { nothing, bias, relative };
+
+void attention(benchmark::State& state, Product product, bool backward, Added added, Index batch,
+               Index heads, Index n, Index d) {
   const Index c = heads * d;
   const auto x = noise(batch * n * 3 * c), dout = noise(batch * n * c);
   std::vector<float> out(dout.size()), dx(x.size()),
@@ -181,6 +185,19 @@ void attention(benchmark::State& state, Product product, bool backward, Index ba
   b.dq = {dx.data(), n * t, d, t};
   b.dk = {dx.data() + c, n * t, d, t};
   b.dvalue = {dx.data() + 2 * c, n * t, d, t};
+  const bool bias = added == Added::bias, relative = added == Added::relative;
+  const Index side = std::lround(std::sqrt(static_cast<double>(n)));
+  const auto terms = noise(bias ? heads * n * n : relative ? 2 * batch * heads * n * side : 0);
+  std::vector<float> dterms(terms.size());
+  const Index half = static_cast<Index>(terms.size()) / 2;
+  if (bias)
+    f.terms.bias = {terms.data(), 0, n * n, n, 1}, b.dbias = {dterms.data(), 0, n * n, n, 1};
+  if (relative) {
+    f.terms.rel_h = terms.data(), f.terms.rel_w = terms.data() + half;
+    f.terms.rows = f.terms.columns = side;
+    b.drel_h = dterms.data(), b.drel_w = dterms.data() + half;
+  }
+  b.terms = f.terms;
   cpu::attention(f);
   const double flop = 4.0 * static_cast<double>(batch * heads * n * n * d);
   if (backward)
@@ -267,12 +284,20 @@ int main(int argc, char** argv) {
     }
   }
   const auto attentions = [](const std::string& name, Product p, bool backward) {
-    add(name + "/vit_b_518", attention, p, backward, 1, 12, 1370, 64);
-    add(name + "/vit_s_518", attention, p, backward, 1, 6, 1370, 64);
-    add(name + "/vit_b_224", attention, p, backward, 1, 12, 257, 64);
-    add(name + "/head_80", attention, p, backward, 1, 12, 1370, 80);
-    add(name + "/windows_7x7", attention, p, backward, 64, 6, 49, 32);
-    add(name + "/fusion_1024", attention, p, backward, 1, 1, 1369, 1024);
+    const auto plain = [&](const char* what, Index batch, Index heads, Index n, Index d) {
+      add(name + what, attention, p, backward, Added::nothing, batch, heads, n, d);
+    };
+    plain("/vit_b_518", 1, 12, 1370, 64);
+    plain("/vit_s_518", 1, 6, 1370, 64);
+    plain("/vit_b_224", 1, 12, 257, 64);
+    plain("/sam_4096", 1, 3, 4096, 64);
+    plain("/head_80", 1, 12, 1370, 80);
+    plain("/windows_7x7", 64, 6, 49, 32);
+    plain("/windows_14x14", 9, 12, 196, 64);
+    plain("/fusion_1024", 1, 1, 1369, 1024);
+    add(name + "/windows_7x7_bias", attention, p, backward, Added::bias, 64, 6, 49, 32);
+    add(name + "/windows_14x14_relative", attention, p, backward, Added::relative, 9, 12, 196, 64);
+    add(name + "/sam_4096_relative", attention, p, backward, Added::relative, 1, 3, 4096, 64);
   };
   attentions("attention", Product::fp32, false);
   attentions("attention_bf16", Product::bf16, false);

@@ -92,7 +92,6 @@ __attribute__((noinline)) inline void copy_rows(const float* src, Index token, I
   for (Index i = 0; i < rows; ++i) {
     const float* const from = src + i * token;
     float* const to = dst + i * padded;
-    // Rows of a projection lie pages apart: nothing else fetches them ahead.
     if (i + 4 < rows)
       for (Index z = 0; z < cols; z += 16) __builtin_prefetch(from + 4 * token + z);
     Index j = 0;
@@ -171,111 +170,174 @@ class TermRows {
   Scratch mask_;
 };
 
+/// How the work on one problem is cut, from its sizes alone.
+struct AttentionCut {
+  static constexpr Index most = 96;  ///< queries of a task
+  Index values = 0;                  ///< dv rounded up to panels
+  Index block = 0;                   ///< keys at a time: with their values they fill half of L2
+  Index turn = 0;                    ///< queries at a time
+  Index keys_size = 0, size = 0;     ///< floats of the panels of keys; of keys and values
+  Index ld = 0, ldq = 0;
+
+  AttentionCut(const Attention<float>& a, Index panel) {
+    const Index keys = round_up(a.nk, panel);
+    values = round_up(a.dv, panel);
+    block = round_up(65536 / (a.d + a.dv + 1), 64);
+    block = keys == 0 || block < keys ? block : keys;
+    // Vectors so long that a block holds few keys are worked on in two turns, the keys of all
+    // strips, then the values.
+    turn = a.d + a.dv > 512 ? most : 6;
+    keys_size = keys * a.d;
+    size = keys_size + a.nk * values;
+    // Rows a little more than a power of two apart use different sets of the caches.
+    ld = block + 16;
+    ldq = a.d + 16;
+  }
+  Index scratch() const { return turn * ld + most * (ldq + values + 2); }
+};
+
+/// Keys [k0,k1) of a head and their values, as panels: [key / w][d][w], then [dv / w][key][w].
+inline void pack_keys(const GemmKernels& ker, const Attention<float>& a, const AttentionCut& cut,
+                      Index b, Index h, Index k0, Index k1, float* packed) {
+  const Index w = ker.wide_cols;
+  const float* const k = a.k.at(b, h);
+  const float* const v = a.v.at(b, h) + k0 * a.v.token;
+  for (Index j = k0; j < k1; j += w)
+    pack_panel(k + j * a.k.token, 1, a.k.token, a.d, k1 - j < w ? k1 - j : w, w, packed + j * a.d);
+  for (Index j = 0; j < a.dv; j += w)
+    pack_panel(v + j, a.v.token, 1, k1 - k0, a.dv - j < w ? a.dv - j : w, w,
+               packed + cut.keys_size + j * a.nk + k0 * w);
+}
+
+/// Asks for rows ahead: those of a projection lie pages apart, and nothing else fetches them.
+template <bool write>
+MORAINE_FLATTEN void prefetch_rows(const float* p, Index token, Index rows, Index cols) {
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < cols; j += 16) __builtin_prefetch(p + i * token + j, write);
+}
+
+/// Queries [q0,q1), at most 96, of one head with packed keys and values.
+MORAINE_INLINE void attend(const GemmKernels& ker, const Attention<float>& a, const TermRows& terms,
+                           const AttentionCut& cut, Index b, Index h, Index q0, Index q1,
+                           const float* packed, float* scratch) {
+  const AttentionKernels& kernels = attention_kernels(ker.isa);
+  const Index w = ker.wide_cols, values = cut.values, ld = cut.ld, ldq = cut.ldq;
+  const Index nk = a.terms.keys_of(b, a.nk);
+  const bool add = a.terms.any();
+  float* const s = scratch;             // [query of the turn][key]
+  float* const q = s + cut.turn * ld;   // [query][d], times scale log2 e
+  float* const o = q + cut.most * ldq;  // [query][dv]
+  float* const top = o + cut.most * values;
+  float* const total = top + cut.most;
+  float* const row = total + cut.most;  // of the terms
+  const float* const from = a.q.at(b, h);
+  float* const to = a.out.at(b, h);
+  float* const lse = a.lse ? a.lse + (b * a.heads + h) * a.nq : nullptr;
+  for (Index j = 0; j < q1 - q0; ++j) top[j] = -HUGE_VALF, total[j] = 0;
+  for (Index k0 = 0; k0 == 0 || k0 < nk; k0 += cut.block) {
+    const Index kn = nk - k0 < cut.block ? nk - k0 : cut.block;
+    for (Index r = q0; r < q1; r += cut.turn) {
+      const Index rows = q1 - r < cut.turn ? q1 - r : cut.turn, t0 = r - q0;
+      float* const out = o + t0 * values;
+      if (k0 == 0) {
+        copy_rows(from + r * a.q.token, a.q.token, rows, a.d, ldq, a.scale * log2_e, q + t0 * ldq);
+        const Index next = r + rows, more = a.nq - next < rows ? a.nq - next : rows;
+        prefetch_rows<false>(from + next * a.q.token, a.q.token, more, a.d);
+      }
+      const bool last = k0 + kn == nk;
+      if (last) prefetch_rows<true>(to + r * a.out.token, a.out.token, rows, a.dv);
+      for (Index j = 0; j < rows && add; ++j) terms.fill(b, h, r + j, k0, kn, row, s + j * ld);
+      for (Index j = 0; j < rows && kn > 0; j += 6) {
+        ScoreStrip t;
+        t.count = rows - j < 6 ? rows - j : 6;
+        t.keys = packed + k0 * a.d;
+        t.d = a.d;
+        t.n = kn;
+        t.add = add;
+        t.s = s + j * ld;
+        t.ld = ld;
+        for (Index z = 0; z < 6; ++z) {
+          const Index one = t0 + j + (z < t.count ? z : t.count - 1);
+          t.queries[z] = q + one * ldq;
+          t.top[z] = top[one];
+        }
+        kernels.strip(t);
+        for (Index z = 0; z < t.count; ++z) {
+          const Index one = t0 + j + z;
+          if (t.top[z] != top[one] && k0 > 0) {
+            const float fade = std::exp2(top[one] - t.top[z]);
+            total[one] *= fade;
+            copy_rows(o + one * values, 0, 1, values, values, fade, o + one * values);
+          }
+          total[one] += t.sum[z];
+          top[one] = t.top[z];
+        }
+      }
+      if (kn > 0)
+        tiles(ker, s, ld, 1, packed + cut.keys_size + k0 * w, w * a.nk, w, rows, a.dv, kn, k0 > 0,
+              out, values);
+      for (Index j = 0; j < rows && last; ++j) {
+        // Nothing but -inf: 0 where the terms say so, as PyTorch; NaN where the scores do.
+        const bool none = nk == 0 || (add && total[t0 + j] == 0);
+        float* const y = to + (r + j) * a.out.token;
+        if (none)
+          for (Index c = 0; c < a.dv; ++c) y[c] = 0;
+        else
+          copy_rows(out + j * values, 0, 1, a.dv, a.dv, 1.0f / total[t0 + j], y);
+        if (lse) lse[r + j] = top[t0 + j] * ln_2 + std::log(total[t0 + j]);
+      }
+    }
+  }
+}
+
 MORAINE_INLINE void attention_with(const GemmKernels& ker, const Attention<float>& a) {
   if (a.batch <= 0 || a.heads <= 0 || a.nq <= 0) return;
-  const AttentionKernels& kernels = attention_kernels(ker.isa);
-  const Index w = ker.wide_cols;
-  const Index keys = round_up(a.nk, w), values = round_up(a.dv, w);
-  // A block of keys and values fills half of L2; 16 strips of queries share it. Vectors so long
-  // that a block holds few keys are worked on in two turns, the keys of all strips, then the
-  // values.
-  Index block = round_up(65536 / (a.d + a.dv + 1), 64);
-  block = block < keys ? block : keys;
-  constexpr Index most = 96;  // queries of a task
-  const Index turn = a.d + a.dv > 512 ? most : 6;
-  const Index blocks_q = (a.nq + most - 1) / most, chunks = (a.nk + 63) / 64;
-  const Index size_k = keys * a.d, size_v = a.nk * values, size = size_k + size_v;
-  const Index all = a.batch * a.heads;
-  Index group = size > 0 ? (4 << 20) / size : all;
-  group = group < 1 ? 1 : group > all ? all : group;
-  const Scratch packed(group * size);
-  const bool add = a.terms.any();
+  const AttentionCut cut(a, ker.wide_cols);
   const TermRows terms(ker.isa, a.terms, a.batch, a.heads, a.nq, a.nk);
-
+  constexpr Index most = AttentionCut::most;
+  const Index blocks_q = (a.nq + most - 1) / most, chunks = (a.nk + 63) / 64;
+  const Index all = a.batch * a.heads, scratch_size = cut.scratch() + terms.scratch();
+  const auto work = [&](Index head, Index i, const float* packed, float* scratch) {
+    const Index q0 = i * most, q1 = q0 + most < a.nq ? q0 + most : a.nq;
+    attend(ker, a, terms, cut, head / a.heads, head % a.heads, q0, q1, packed, scratch);
+  };
+  if (all >= 64 && cut.size <= 32768) {  // windows: a head is a task, and stays in its cache
+    const Index cost = a.nk * (a.d + a.dv) * a.nq + 1000;
+    parallel_for(all, 1 + 400000 / cost, [&](Index begin, Index end) {
+      const Scratch scratch(scratch_size + cut.size);
+      float* const packed = scratch.data() + scratch_size;
+      for (Index x = begin; x < end; ++x) {
+        pack_keys(ker, a, cut, x / a.heads, x % a.heads, 0, a.terms.keys_of(x / a.heads, a.nk),
+                  packed);
+        if (x + 1 < all) {
+          const Index b = (x + 1) / a.heads, h = (x + 1) % a.heads;
+          prefetch_rows<false>(a.k.at(b, h), a.k.token, a.nk, a.d);
+          prefetch_rows<false>(a.v.at(b, h), a.v.token, a.nk, a.dv);
+        }
+        for (Index i = 0; i < blocks_q; ++i) work(x, i, packed, scratch.data());
+      }
+    });
+    return;
+  }
+  Index group = cut.size > 0 ? (4 << 20) / cut.size : all;
+  group = group < 1 ? 1 : group > all ? all : group;
+  const Scratch packed(group * cut.size);
   for (Index start = 0; start < all; start += group) {
     const Index count = all - start < group ? all - start : group;
     parallel_for(count * chunks, 1 + 256 / (a.d + a.dv + 1), [&](Index begin, Index end) {
       for (Index x = begin; x < end; ++x) {
-        const Index i = x / chunks, h = (start + i) % a.heads, b = (start + i) / a.heads;
-        const Index nk = a.terms.keys_of(b, a.nk);
-        const Index k0 = x % chunks * 64, k1 = k0 + 64 < nk ? k0 + 64 : nk;
-        if (k0 >= nk) continue;
-        float* const dst = packed.data() + i * size;
-        for (Index j = k0; j < k1; j += w)  // panels of keys: [key / w][d][w]
-          pack_panel(a.k.at(b, h) + j * a.k.token, 1, a.k.token, a.d, k1 - j < w ? k1 - j : w, w,
-                     dst + j * a.d);
-        for (Index j = 0; j < a.dv; j += w)  // panels of values: [dv / w][key][w]
-          pack_panel(a.v.at(b, h) + k0 * a.v.token + j, a.v.token, 1, k1 - k0,
-                     a.dv - j < w ? a.dv - j : w, w, dst + size_k + j * a.nk + k0 * w);
+        const Index i = start + x / chunks, b = i / a.heads, k0 = x % chunks * 64;
+        const Index nk = a.terms.keys_of(b, a.nk), k1 = k0 + 64 < nk ? k0 + 64 : nk;
+        if (k0 < nk)
+          pack_keys(ker, a, cut, b, i % a.heads, k0, k1, packed.data() + x / chunks * cut.size);
       }
     });
     const Index cost = a.nk * (a.d + a.dv) * (a.nq < most ? a.nq : most) + 1000;
     parallel_for(count * blocks_q, 1 + 100000 / cost, [&](Index begin, Index end) {
-      // Rows a little more than a power of two apart use different sets of the caches.
-      const Index ld = block + 16, ldq = a.d + 16;
-      const Scratch scratch(turn * ld + most * (ldq + values + 2) + terms.scratch());
-      float* const s = scratch.data();  // [query of the turn][key]
-      float* const q = s + turn * ld;   // [query][d], times scale log2 e
-      float* const o = q + most * ldq;  // [query][dv]
-      float* const top = o + most * values;
-      float* const total = top + most;
-      float* const row = total + most;  // of the terms
-      for (Index x = begin; x < end; ++x) {
-        const Index i = x / blocks_q, h = (start + i) % a.heads, b = (start + i) / a.heads;
-        const Index q0 = x % blocks_q * most, q1 = q0 + most < a.nq ? q0 + most : a.nq;
-        const Index nk = a.terms.keys_of(b, a.nk);
-        const float* const kp = packed.data() + i * size;
-        const float* const vp = kp + size_k;
-        for (Index j = 0; j < most; ++j) top[j] = -HUGE_VALF, total[j] = 0;
-        copy_rows(a.q.at(b, h) + q0 * a.q.token, a.q.token, q1 - q0, a.d, ldq, a.scale * log2_e, q);
-        for (Index k0 = 0; k0 < nk; k0 += block) {
-          const Index kn = nk - k0 < block ? nk - k0 : block;
-          for (Index r = q0; r < q1; r += turn) {
-            const Index rows = q1 - r < turn ? q1 - r : turn;
-            float* const out = o + (r - q0) * values;
-            for (Index j = 0; j < rows && add; ++j)
-              terms.fill(b, h, r + j, k0, kn, row, s + j * ld);
-            for (Index j = 0; j < rows; j += 6) {
-              ScoreStrip t{.count = rows - j < 6 ? rows - j : 6,
-                           .keys = kp + k0 * a.d,
-                           .d = a.d,
-                           .n = kn,
-                           .add = add,
-                           .s = s + j * ld,
-                           .ld = ld};
-              for (Index z = 0; z < 6; ++z) {
-                const Index one = z < t.count ? z : t.count - 1;
-                t.queries[z] = q + (r - q0 + j + one) * ldq;
-                t.top[z] = top[r - q0 + j + one];
-              }
-              kernels.strip(t);
-              for (Index z = 0; z < t.count; ++z) {
-                const Index at = r - q0 + j + z;
-                if (t.top[z] != top[at] && k0 > 0) {
-                  const float fade = std::exp2(top[at] - t.top[z]);
-                  total[at] *= fade;
-                  float* const faded = out + (j + z) * values;
-                  copy_rows(faded, 0, 1, values, values, fade, faded);
-                }
-                total[at] += t.sum[z];
-                top[at] = t.top[z];
-              }
-            }
-            tiles(ker, s, ld, 1, vp + k0 * w, w * a.nk, w, rows, a.dv, kn, k0 > 0, out, values);
-          }
-        }
-        for (Index r = q0; r < q1; ++r) {
-          const Index t = r - q0;
-          // Nothing but -inf: 0 where the terms say so, as PyTorch; NaN where the scores do.
-          const bool none = nk == 0 || (add && total[t] == 0);
-          float* const out = a.out.at(b, h) + r * a.out.token;
-          if (none)
-            for (Index j = 0; j < a.dv; ++j) out[j] = 0;
-          else
-            copy_rows(o + t * values, 0, 1, a.dv, a.dv, 1.0f / total[t], out);
-          if (a.lse) a.lse[(b * a.heads + h) * a.nq + r] = top[t] * ln_2 + std::log(total[t]);
-        }
-      }
+      const Scratch scratch(scratch_size);
+      for (Index x = begin; x < end; ++x)
+        work(start + x / blocks_q, x % blocks_q, packed.data() + x / blocks_q * cut.size,
+             scratch.data());
     });
   }
 }

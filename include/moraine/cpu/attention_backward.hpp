@@ -68,13 +68,41 @@ struct BackwardShare {
   }
 };
 
+/// The queries of a head as the products read them: rows that lie together, not pages apart.
+struct PreparedQueries {
+  Index ldd = 0, ldv = 0, nq = 0, size = 0;
+  PreparedQueries(const AttentionBackward<float>& a, Index tile)
+      : ldd(round_up(a.d, tile) + 16), ldv(round_up(a.dv, tile) + 16), nq(a.nq) {
+    size = nq * (ldd + ldv + 2);
+  }
+  float* q(float* p) const { return p; }                       ///< [query][d], times scale log2 e
+  float* dout(float* p) const { return p + nq * ldd; }         ///< [query][dv]
+  float* lse(float* p) const { return p + nq * (ldd + ldv); }  ///< times log2 e
+  float* delta(float* p) const { return lse(p) + nq; }         ///< sum_j dout_j out_j
+  void fill(const AttentionBackward<float>& a, Index b, Index h, Index q0, Index q1,
+            float* p) const {
+    const float* const g = a.dout.at(b, h) + q0 * a.dout.token;
+    const float* const out = a.out.at(b, h) + q0 * a.out.token;
+    copy_rows(a.q.at(b, h) + q0 * a.q.token, a.q.token, q1 - q0, a.d, ldd, a.scale * log2_e,
+              q(p) + q0 * ldd);
+    copy_rows(g, a.dout.token, q1 - q0, a.dv, ldv, 1.0f, dout(p) + q0 * ldv);
+    const float* const stats = a.lse + (b * a.heads + h) * a.nq;
+    for (Index i = q0; i < q1; ++i) {
+      prefetch_rows<false>(out + (i - q0 + 4) * a.out.token, 0, i + 4 < q1, a.dv);
+      delta(p)[i] = dot(g + (i - q0) * a.dout.token, out + (i - q0) * a.out.token, a.dv);
+      // Nothing but -inf by the terms: P = 0.
+      const bool none = a.terms.any() && stats[i] == -HUGE_VALF;
+      lse(p)[i] = none ? HUGE_VALF : stats[i] * log2_e;
+    }
+  }
+};
+
 /// One piece of the keys of one head against all of its queries: dk and dv of these keys, complete,
 /// their share, and their part of dbias, added to `bias`.
-MORAINE_INLINE void attention_backward_piece(const GemmKernels& ker,
-                                             const AttentionBackward<float>& a,
-                                             const TermRows& terms, const BackwardShare& layout,
-                                             Index b, Index h, Index begin, Index end, float* share,
-                                             const ScoreBias<float>& bias) {
+MORAINE_INLINE void attention_backward_piece(
+    const GemmKernels& ker, const AttentionBackward<float>& a, const TermRows& terms,
+    const BackwardShare& layout, const PreparedQueries& prepared, float* queries_of_head, Index b,
+    Index h, Index begin, Index end, float* share, const ScoreBias<float>& bias) {
   const AttentionKernels& kernels = attention_kernels(ker.isa);
   const Index w = ker.wide_cols;
   const Index d = layout.d, dv = round_up(a.dv, w), wide = d > dv ? d : dv;
@@ -83,22 +111,17 @@ MORAINE_INLINE void attention_backward_piece(const GemmKernels& ker,
   block = block < round_up(end - begin, w) ? block : round_up(end - begin, w);
   constexpr Index queries = 96;
   const Index ld = block + 16, six = round_up(block, 6);
-  const Index ldd = d + 16, ldv = dv + 16;
-  const Scratch scratch(2 * queries * ld + queries * (ldd + ldv + 2) + block * (d + dv + ldd) +
-                        six * (ldd + ldv) + terms.scratch());
-  float* const p = scratch.data();       // [query][key]
-  float* const ds = p + queries * ld;    // [query][key]
-  float* const q = ds + queries * ld;    // [query][d], times scale log2 e
-  float* const g = q + queries * ldd;    // dout: [query][dv]
-  float* const lse = g + queries * ldv;  // [query], times log2 e
-  float* const delta = lse + queries;    // [query], sum_j dout_j out_j
-  float* const kt = delta + queries;     // panels of keys: [key / w][d][w]
-  float* const vt = kt + block * d;      // panels of keys: [key / w][dv][w]
-  float* const kr = vt + block * dv;     // [key][d]
-  float* const dk = kr + block * ldd;    // [key][d]
-  float* const dvs = dk + six * ldd;     // [key][dv]
-  float* const row = dvs + six * ldv;    // of the terms
-  const float* const stats = a.lse + (b * a.heads + h) * a.nq;
+  const Index ldd = prepared.ldd, ldv = prepared.ldv;
+  const Scratch scratch(2 * queries * ld + block * (d + dv + ldd) + six * (ldd + ldv) +
+                        terms.scratch());
+  float* const p = scratch.data();      // [query][key]
+  float* const ds = p + queries * ld;   // [query][key]
+  float* const kt = ds + queries * ld;  // panels of keys: [key / w][d][w]
+  float* const vt = kt + block * d;     // panels of keys: [key / w][dv][w]
+  float* const kr = vt + block * dv;    // [key][d]
+  float* const dk = kr + block * ldd;   // [key][d]
+  float* const dvs = dk + six * ldd;    // [key][dv]
+  float* const row = dvs + six * ldv;   // of the terms
   const bool add = a.terms.any(), row_grads = bias.data || a.drel_h;
   float* const dq = a.dq.data ? share : nullptr;
   float* const rel = share + layout.dq;
@@ -118,17 +141,11 @@ MORAINE_INLINE void attention_backward_piece(const GemmKernels& ker,
     copy_rows(keys, a.k.token, kn, a.d, ldd, 1.0f, kr);
     for (Index q0 = 0; q0 < a.nq; q0 += queries) {
       const Index qn = a.nq - q0 < queries ? a.nq - q0 : queries;
-      const float* const dout = a.dout.at(b, h) + q0 * a.dout.token;
-      const float* const out = a.out.at(b, h) + q0 * a.out.token;
-      copy_rows(a.q.at(b, h) + q0 * a.q.token, a.q.token, qn, a.d, ldd, a.scale * log2_e, q);
-      copy_rows(dout, a.dout.token, qn, a.dv, ldv, 1.0f, g);
-      for (Index i = 0; i < qn; ++i) {
-        delta[i] = dot(dout + i * a.dout.token, out + i * a.out.token, a.dv);
-        // Nothing but -inf by the terms: P = 0.
-        const bool none = add && stats[q0 + i] == -HUGE_VALF;
-        lse[i] = none ? HUGE_VALF : stats[q0 + i] * log2_e;
-        if (add) terms.fill(b, h, q0 + i, k0, kn, row, p + i * ld);
-      }
+      const float* const q = prepared.q(queries_of_head) + q0 * ldd;
+      const float* const g = prepared.dout(queries_of_head) + q0 * ldv;
+      const float* const lse = prepared.lse(queries_of_head) + q0;
+      const float* const delta = prepared.delta(queries_of_head) + q0;
+      for (Index i = 0; i < qn && add; ++i) terms.fill(b, h, q0 + i, k0, kn, row, p + i * ld);
       tiles(ker, q, ldd, 1, kt, w * a.d, w, qn, kn, a.d, add, p, ld);
       tiles(ker, g, ldv, 1, vt, w * a.dv, w, qn, kn, a.dv, false, ds, ld);
       for (Index i = 0; i < qn; ++i)
@@ -198,6 +215,39 @@ struct HeadOrder {
   }
 };
 
+/// out = factor times the sum of `parts` rows of n, `apart` floats from each other, in order.
+inline void add_rows(const float* rows, Index apart, Index parts, Index n, float factor,
+                     float* out) {
+  using L = simd::Lanes4;
+  L::F sum, x;
+  for (Index j = 0; j < n; j += 4) {
+    sum = L::F{};
+    for (Index s = 0; s < parts; ++s) {
+      simd::load<L>(x, rows + s * apart + j, n - j);
+      sum += x;
+    }
+    sum *= factor;
+    simd::store<L>(out + j, sum, n - j);
+  }
+}
+
+/// dq, drel_h and drel_w of queries [q0,q1) of a head from the shares of its pieces.
+MORAINE_INLINE void attention_backward_sums(const AttentionBackward<float>& a,
+                                            const BackwardShare& share, Index b, Index h, Index q0,
+                                            Index q1, const float* shares, Index parts) {
+  for (Index r = q0; r < q1; ++r) {
+    if (a.dq.data)
+      add_rows(shares + r * share.d, share.size, parts, a.d, a.scale,
+               a.dq.at(b, h) + r * a.dq.token);
+    if (!a.drel_h) continue;
+    const Index at = (b * a.heads + h) * a.nq + r;
+    const float* const rel = shares + share.dq + r * (share.h + share.w);
+    add_rows(rel, share.size, parts, a.terms.rows, 1.0f, a.drel_h + at * a.terms.rows);
+    add_rows(rel + share.h, share.size, parts, a.terms.columns, 1.0f,
+             a.drel_w + at * a.terms.columns);
+  }
+}
+
 MORAINE_INLINE void attention_backward_with(const GemmKernels& ker,
                                             const AttentionBackward<float>& a) {
   if (a.batch * a.heads <= 0) return;
@@ -205,53 +255,66 @@ MORAINE_INLINE void attention_backward_with(const GemmKernels& ker,
   const Index piece = a.nk <= 8 * 256 ? 256 : round_up((a.nk + 7) / 8, 256);
   const Index pieces = a.nk > 0 ? (a.nk + piece - 1) / piece : 1;
   const BackwardShare share(a, ker.wide_cols);
+  const PreparedQueries prepared(a, ker.wide_cols);
   const HeadOrder order(a, pieces);
   const TermRows terms(ker.isa, a.terms, a.batch, a.heads, a.nq, a.nk);
-  const Index bias = a.dbias.data ? a.bias_size() : 0, copies = order.copies;
+  const Index bias = a.dbias.data ? a.bias_size() : 0, copies = order.copies, chain = order.chain;
   const Scratch more(copies > 1 ? copies * bias : 0);
   float* const sums = copies > 1 ? more.data() : a.dbias.data;
   if (bias > 0) std::memset(sums, 0, static_cast<std::size_t>(copies * bias) * sizeof(float));
 
-  Index group = share.size > 0 ? (4 << 20) / (share.size * pieces * order.chain) : order.chains();
-  group = group < 1 ? 1 : group > order.chains() ? order.chains() : group;
-  const Scratch shares(group * order.chain * pieces * share.size);
-  for (Index start = 0; start < order.chains(); start += group) {
-    const Index count = order.chains() - start < group ? order.chains() - start : group;
-    const Index cost = a.nq * (a.nk < piece ? a.nk : piece) * (a.d + a.dv) * 3 + 1000;
-    parallel_for(count * pieces, 1 + 100000 / (cost * order.chain), [&](Index from, Index to) {
-      for (Index x = from; x < to && a.nk > 0; ++x) {
-        const Index c = x / pieces, part = x % pieces, k0 = part * piece;
-        ScoreBias<float> dbias = a.dbias;
-        if (dbias.data) dbias.data = sums + (start + c) % copies * bias;
-        for (Index m = 0, b, h; m < order.chain && order.at(start + c, m, b, h); ++m)
-          attention_backward_piece(
-              ker, a, terms, share, b, h, k0, k0 + piece < a.nk ? k0 + piece : a.nk,
-              shares.data() + ((c * order.chain + m) * pieces + part) * share.size, dbias);
-      }
+  const Index room = share.size * pieces + prepared.size;  // of a head
+  const auto parts = [&](Index b) { return (a.terms.keys_of(b, a.nk) + piece - 1) / piece; };
+  const auto work = [&](Index c, Index part, Index b, Index h, float* at) {
+    ScoreBias<float> dbias = a.dbias;
+    if (dbias.data) dbias.data = sums + c % copies * bias;
+    attention_backward_piece(
+        ker, a, terms, share, prepared, at + share.size * pieces, b, h, part * piece,
+        part * piece + piece < a.nk ? part * piece + piece : a.nk, at + part * share.size, dbias);
+  };
+  const Index cost = a.nq * (a.nk < piece ? a.nk : piece) * (a.d + a.dv) * 3 + 1000;
+  if (pieces == 1) {  // short: a head is a task, and stays in its cache
+    parallel_for(order.chains(), 1 + 100000 / (cost * chain), [&](Index begin, Index end) {
+      const Scratch scratch(room);
+      for (Index c = begin; c < end; ++c)
+        for (Index m = 0, b, h; m < chain && order.at(c, m, b, h); ++m) {
+          prepared.fill(a, b, h, 0, a.nq, scratch.data() + share.size);
+          if (a.nk > 0) work(c, 0, b, h, scratch.data());
+          attention_backward_sums(a, share, b, h, 0, a.nq, scratch.data(), parts(b));
+        }
     });
-    if (share.size == 0) continue;
-    parallel_for(count * order.chain * a.nq, 1 + 8192 / (a.d + 1), [&](Index from, Index to) {
-      for (Index x = from; x < to; ++x) {
-        const Index i = x / a.nq, r = x % a.nq;
+  } else {
+    Index group = (4 << 20) / (room * chain + 1);
+    group = group < 1 ? 1 : group > order.chains() ? order.chains() : group;
+    const Scratch scratch(group * chain * room);
+    for (Index start = 0; start < order.chains(); start += group) {
+      const Index count = order.chains() - start < group ? order.chains() - start : group;
+      const Index blocks = (a.nq + 63) / 64;
+      const auto rows = [&](Index x, auto&& call) {  // 64 queries of a head
         Index b, h;
-        if (!order.at(start + i / order.chain, i % order.chain, b, h)) continue;
-        const Index parts = (a.terms.keys_of(b, a.nk) + piece - 1) / piece;
-        const float* const first = shares.data() + i * pieces * share.size;
-        const auto add_up = [&](const float* from, Index n, float factor, float* out) {
-          for (Index j = 0; j < n; ++j) {
-            float sum = 0;
-            for (Index s = 0; s < parts; ++s) sum += from[s * share.size + j];
-            out[j] = factor * sum;
-          }
-        };
-        if (a.dq.data) add_up(first + r * share.d, a.d, a.scale, a.dq.at(b, h) + r * a.dq.token);
-        if (!a.drel_h) continue;
-        const Index at = (b * a.heads + h) * a.nq + r;
-        const float* const rel = first + share.dq + r * (share.h + share.w);
-        add_up(rel, a.terms.rows, 1.0f, a.drel_h + at * a.terms.rows);
-        add_up(rel + share.h, a.terms.columns, 1.0f, a.drel_w + at * a.terms.columns);
-      }
-    });
+        const Index i = x / blocks, q0 = x % blocks * 64, q1 = q0 + 64 < a.nq ? q0 + 64 : a.nq;
+        if (order.at(start + i / chain, i % chain, b, h))
+          call(b, h, q0, q1, scratch.data() + i * room);
+      };
+      parallel_for(count * chain * blocks, 1 + 256 / (a.d + a.dv + 1), [&](Index from, Index to) {
+        for (Index x = from; x < to; ++x)
+          rows(x, [&](Index b, Index h, Index q0, Index q1, float* at) {
+            prepared.fill(a, b, h, q0, q1, at + share.size * pieces);
+          });
+      });
+      parallel_for(count * pieces, 1 + 100000 / (cost * chain), [&](Index from, Index to) {
+        for (Index x = from; x < to; ++x)
+          for (Index m = 0, b, h; m < chain && order.at(start + x / pieces, m, b, h); ++m)
+            work(start + x / pieces, x % pieces, b, h,
+                 scratch.data() + (x / pieces * chain + m) * room);
+      });
+      parallel_for(count * chain * blocks, 1 + 256 / (a.d + 1), [&](Index from, Index to) {
+        for (Index x = from; x < to; ++x)
+          rows(x, [&](Index b, Index h, Index q0, Index q1, const float* at) {
+            attention_backward_sums(a, share, b, h, q0, q1, at, parts(b));
+          });
+      });
+    }
   }
   if (copies > 1)
     parallel_for(bias, 4096, [&](Index from, Index to) {

@@ -12,15 +12,15 @@ namespace cpu {
 /// Six queries (the last one repeated where there are fewer) against n keys:
 /// s <- 2^(s - top) with s = q k (+ what s held), top = max(top, max s), sum = sum s.
 struct ScoreStrip {
-  const float* queries[6] = {};
-  Index count = 0;              ///< how many of the six are asked for; the others' s is arbitrary
-  const float* keys = nullptr;  ///< panels of wide_cols keys, [d][wide_cols], one after the other
-  Index d = 0, n = 0;
-  bool add = false;    ///< s holds what is added to the scores
-  float* s = nullptr;  ///< [6][ld]; columns from n to whole panels become 0
-  Index ld = 0;
-  float top[6] = {};  ///< in: the largest score before; out: the largest so far
-  float sum[6] = {};
+  const float* queries[6];
+  Index count;        ///< how many of the six are asked for; the others' s is arbitrary
+  const float* keys;  ///< panels of wide_cols keys, [d][wide_cols], one after the other
+  Index d, n;
+  bool add;  ///< s holds what is added to the scores
+  float* s;  ///< [6][ld]; columns from n to whole panels become 0
+  Index ld;
+  float top[6];  ///< in: the largest score before; out: the largest so far
+  float sum[6];
 };
 
 /// What is added to the scores of one query with keys first, first + 1, ...: log2 e times bias and
