@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <moraine/core/parallel.hpp>
@@ -134,7 +135,9 @@ double worst(const std::vector<float>& x, const std::vector<double>& y) {
   return w;
 }
 
+// All that this machine runs, or the ones that MORAINE_ISA names.
 std::vector<const cpu::GemmKernels*> all_kernels() {
+  if (std::getenv("MORAINE_ISA")) return {cpu::gemm_kernels(cpu::best_isa())};
   std::vector<const cpu::GemmKernels*> all;
   for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
     if (const auto* k = cpu::gemm_kernels(isa)) all.push_back(k);

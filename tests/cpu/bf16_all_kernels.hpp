@@ -1,7 +1,9 @@
 #pragma once
 // Every kernel of bfloat16 pairs that this machine can run, and one that it always can: tiles of
 // the native ones' sizes without their instruction, so that what drives them is tested anywhere.
+// Where MORAINE_ISA is set, only the ones that it names.
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <moraine/cpu/bf16_kernels.hpp>
 #include <string>
@@ -48,6 +50,11 @@ struct Named {
 
 inline std::vector<Named> all() {
   std::vector<Named> list;
+  if (std::getenv("MORAINE_ISA")) {
+    const Isa isa = moraine::cpu::best_isa();
+    list.push_back({moraine::cpu::name_of(isa), moraine::cpu::bf16_kernels(isa)});
+    return list;
+  }
   for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
     if (const GemmKernels* k = moraine::cpu::bf16_kernels(isa))
       list.push_back({moraine::cpu::name_of(isa), k});

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <moraine/core/parallel.hpp>
@@ -135,7 +136,9 @@ std::vector<T> run(const GemmKernels* kernels, const Case& c, bool check) {
   return out;
 }
 
+// All that this machine runs, or the ones that MORAINE_ISA names.
 std::vector<const GemmKernels*> all_kernels() {
+  if (std::getenv("MORAINE_ISA")) return {cpu::gemm_kernels(cpu::best_isa())};
   std::vector<const GemmKernels*> all;
   for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
     if (const GemmKernels* k = cpu::gemm_kernels(isa)) all.push_back(k);
