@@ -296,18 +296,22 @@ constexpr int pair_rows = 4;
   }                                                                                                \
   ATTRIBUTE MORAINE_INLINE void NAME##_round(const float* x, Index n, float* pairs) {              \
     round_row<LANES>(x, n, pairs);                                                                 \
-  }                                                                                                \
-  ATTRIBUTE MORAINE_INLINE void NAME##_pack(const float* src, Index row, Index col, Index k,       \
-                                            Index cols, Index w, float* dst) {                     \
-    pack_pairs<LANES>(src, row, col, k, cols, w, dst);                                             \
-  }                                                                                                \
-  ATTRIBUTE MORAINE_INLINE void NAME##_strips(const float* src, Index row, Index k, Index cols,    \
-                                              float* dst, Index next) {                            \
-    pack_strips<LANES>(src, row, k, cols, dst, next);                                              \
+  }
+// These wait for memory: AVX-512 machines use the AVX2 form.
+#define MORAINE_BF16_PACKING(NAME, ATTRIBUTE, LANES)                                            \
+  ATTRIBUTE MORAINE_INLINE void NAME##_pack(const float* src, Index row, Index col, Index k,    \
+                                            Index cols, Index w, float* dst) {                  \
+    pack_pairs<LANES>(src, row, col, k, cols, w, dst);                                          \
+  }                                                                                             \
+  ATTRIBUTE MORAINE_INLINE void NAME##_strips(const float* src, Index row, Index k, Index cols, \
+                                              float* dst, Index next) {                         \
+    pack_strips<LANES>(src, row, k, cols, dst, next);                                           \
   }
 MORAINE_BF16_KERNELS(portable, __attribute__((noinline)), Lanes4, 2)
+MORAINE_BF16_PACKING(portable, __attribute__((noinline)), Lanes4)
 #if defined(MORAINE_X86)
 MORAINE_BF16_KERNELS(avx2, MORAINE_AVX2, Lanes8, 2)
+MORAINE_BF16_PACKING(avx2, MORAINE_AVX2, Lanes8)
 MORAINE_BF16_KERNELS(avx512, MORAINE_AVX512, Lanes16, 4)
 __attribute__((target(MORAINE_AVX512_BF16), noinline)) MORAINE_INLINE void native_wide_pairs(
     const float* const* rows, Index step, const float* b, Index ldb, Index k, const float* init,
@@ -321,6 +325,7 @@ __attribute__((target(MORAINE_AVX512_BF16), noinline)) MORAINE_INLINE void nativ
 }
 #endif
 #undef MORAINE_BF16_KERNELS
+#undef MORAINE_BF16_PACKING
 
 }  // namespace simd
 
@@ -330,7 +335,7 @@ MORAINE_INLINE const GemmKernels* bf16_kernels(Isa isa) {
   if (!f) return nullptr;
 #if defined(MORAINE_X86)
   static constexpr PairKernels p2{avx2_round, avx2_pack, avx2_strips},
-      p5{avx512_round, avx512_pack, avx512_strips};
+      p5{avx512_round, avx2_pack, avx2_strips};
   static constexpr GemmKernels a2{
       Isa::avx2, 8, 16, avx2_wide_pairs, avx2_narrow_pairs, avx2_finish, pair_rows, 12, &p2};
   static constexpr GemmKernels a5{
@@ -348,7 +353,7 @@ MORAINE_INLINE const GemmKernels* bf16_kernels(Isa isa) {
 MORAINE_INLINE const GemmKernels* bf16_native_kernels() {
 #if defined(MORAINE_X86)
   using namespace simd;
-  static constexpr PairKernels p{avx512_round, avx512_pack, avx512_strips};
+  static constexpr PairKernels p{avx512_round, avx2_pack, avx2_strips};
   static constexpr GemmKernels native{
       Isa::avx512, 16, 64, native_wide_pairs, native_narrow_pairs, avx512_finish, 6, 12, &p};
   if (supports(Isa::avx512) && __builtin_cpu_supports("avx512bf16")) return &native;
