@@ -351,7 +351,12 @@ TEST_CASE("attention: the same bits for 1, 2, 3 and 8 threads") {
     std::vector<std::vector<float>> first;
     for (int t : {1, 2, 3, 8}) {
       set_threads(t);
-      Problem<float> p(3, 4, 101, shared < 0 ? 700 : 300, 40, 24, true);
+      // Keys in one piece and in several, forwards of windows and of long rows.
+      Problem<float> p(shared == 2 ? 20 : 3, 4, 101,
+                       shared < 0   ? 700
+                       : shared < 2 ? 200
+                                    : 300,
+                       40, 24, true);
       const Addition<float> u(p, shared < 0 ? 0 : 15, shared < 0 ? 0 : shared, 20);
       cpu::attention(p.f);
       cpu::attention_backward(p.b);

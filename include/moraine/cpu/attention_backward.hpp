@@ -284,37 +284,38 @@ MORAINE_INLINE void attention_backward_with(const GemmKernels& ker,
         }
     });
   } else {
-    Index group = (4 << 20) / (room * chain + 1);
+    // Chains side by side as far as memory allows, one member of each at a time.
+    Index group = (4 << 20) / (room + 1);
     group = group < 1 ? 1 : group > order.chains() ? order.chains() : group;
-    const Scratch scratch(group * chain * room);
-    for (Index start = 0; start < order.chains(); start += group) {
-      const Index count = order.chains() - start < group ? order.chains() - start : group;
-      const Index blocks = (a.nq + 63) / 64;
-      const auto rows = [&](Index x, auto&& call) {  // 64 queries of a head
-        Index b, h;
-        const Index i = x / blocks, q0 = x % blocks * 64, q1 = q0 + 64 < a.nq ? q0 + 64 : a.nq;
-        if (order.at(start + i / chain, i % chain, b, h))
-          call(b, h, q0, q1, scratch.data() + i * room);
-      };
-      parallel_for(count * chain * blocks, 1 + 256 / (a.d + a.dv + 1), [&](Index from, Index to) {
-        for (Index x = from; x < to; ++x)
-          rows(x, [&](Index b, Index h, Index q0, Index q1, float* at) {
-            prepared.fill(a, b, h, q0, q1, at + share.size * pieces);
-          });
-      });
-      parallel_for(count * pieces, 1 + 100000 / (cost * chain), [&](Index from, Index to) {
-        for (Index x = from; x < to; ++x)
-          for (Index m = 0, b, h; m < chain && order.at(start + x / pieces, m, b, h); ++m)
-            work(start + x / pieces, x % pieces, b, h,
-                 scratch.data() + (x / pieces * chain + m) * room);
-      });
-      parallel_for(count * chain * blocks, 1 + 256 / (a.d + 1), [&](Index from, Index to) {
-        for (Index x = from; x < to; ++x)
-          rows(x, [&](Index b, Index h, Index q0, Index q1, const float* at) {
-            attention_backward_sums(a, share, b, h, q0, q1, at, parts(b));
-          });
-      });
-    }
+    const Scratch scratch(group * room);
+    const Index blocks = (a.nq + 63) / 64;
+    for (Index start = 0; start < order.chains(); start += group)
+      for (Index m = 0; m < chain; ++m) {
+        const Index count = order.chains() - start < group ? order.chains() - start : group;
+        const auto rows = [&](Index x, auto&& call) {  // 64 queries of a head
+          Index b, h;
+          const Index i = x / blocks, q0 = x % blocks * 64, q1 = q0 + 64 < a.nq ? q0 + 64 : a.nq;
+          if (order.at(start + i, m, b, h)) call(b, h, q0, q1, scratch.data() + i * room);
+        };
+        parallel_for(count * blocks, 1 + 256 / (a.d + a.dv + 1), [&](Index from, Index to) {
+          for (Index x = from; x < to; ++x)
+            rows(x, [&](Index b, Index h, Index q0, Index q1, float* at) {
+              prepared.fill(a, b, h, q0, q1, at + share.size * pieces);
+            });
+        });
+        parallel_for(count * pieces, 1 + 100000 / cost, [&](Index from, Index to) {
+          Index b, h;
+          for (Index x = from; x < to; ++x)
+            if (order.at(start + x / pieces, m, b, h))
+              work(start + x / pieces, x % pieces, b, h, scratch.data() + x / pieces * room);
+        });
+        parallel_for(count * blocks, 1 + 256 / (a.d + 1), [&](Index from, Index to) {
+          for (Index x = from; x < to; ++x)
+            rows(x, [&](Index b, Index h, Index q0, Index q1, const float* at) {
+              attention_backward_sums(a, share, b, h, q0, q1, at, parts(b));
+            });
+        });
+      }
   }
   if (copies > 1)
     parallel_for(bias, 4096, [&](Index from, Index to) {
