@@ -17,6 +17,7 @@
 #include <moraine/cpu/simd.hpp>
 #include <moraine/ops/batch_norm.hpp>
 #include <moraine/ops/conv_transpose.hpp>
+#include <moraine/ops/deform_attention.hpp>
 #include <moraine/ops/group_norm.hpp>
 #include <moraine/ops/norm.hpp>
 #include <moraine/ops/pad.hpp>
@@ -343,6 +344,24 @@ void norms() {
       [](const Inputs& t) { return group_norm(t[0], 32, t[1], t[2]); });
 }
 
+/// One layer of Mask2Former's pixel decoder at 512 x 512: three levels, eight heads of 32, four
+/// points. Places are spread as evenly as can be: more than a trained network does.
+void deformable() {
+  const std::vector<Size2> grids{64, 32, 16};
+  const Index s = 5376, h = 8, d = 32, l = 3, p = 4;
+  const Shape value{1, s, h, d}, places{1, s, h, l, p, 2}, weights{1, s, h, l, p};
+  const double corners = static_cast<double>(s * h * l * p * 4 * d);
+  Tensor<float> at = noise(places);
+  for (Index i = 0; i < at.numel(); ++i) at.data()[i] = 0.5f + 0.5f * at.data()[i];
+  const auto op = [grids, at](const Inputs& t) {
+    if (t[1].data()[0] != at.data()[0]) std::copy_n(at.data(), at.numel(), t[1].data());
+    return deform_attention(t[0], grids, t[1], t[2]);
+  };
+  map("deform_attention/64_32_16", {value, places, weights}, {0, 1, 2},
+      {floats({value, value, places, weights}), 2 * corners},
+      {floats({value, value, value, places, places, weights, weights}), 4 * corners}, op);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -352,6 +371,7 @@ int main(int argc, char** argv) {
   convolutions();
   images();
   norms();
+  deformable();
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -710,6 +710,39 @@ def optim():
     return s
 
 
+def deform():
+    """Deformable attention as its definition by grid_sample: no place lies on a kink."""
+    s = Group("deform")
+
+    def op(value, places, weights, grids):
+        b, _, h, d = value.shape
+        q = places.shape[1]
+        levels = value.split([r * c for r, c in grids], 1)
+        y = 0
+        for i, (rows, columns) in enumerate(grids):
+            plane = levels[i].permute(0, 2, 3, 1).reshape(b * h, d, rows, columns)
+            at = (2 * places[:, :, :, i] - 1).transpose(1, 2).flatten(0, 1)  # (B*H,Q,P,2)
+            got = F.grid_sample(plane, at, mode="bilinear", padding_mode="zeros",
+                                align_corners=False)  # (B*H,D,Q,P)
+            a = weights[:, :, :, i].transpose(1, 2).reshape(b * h, 1, q, -1)
+            y = y + (got * a).sum(-1)
+        return y.view(b, h, d, q).permute(0, 3, 1, 2).reshape(b, q, h * d)
+
+    def case(name, batch, queries, heads, size, points, grids, spread):
+        tokens = sum(r * c for r, c in grids)
+        s.add(name, "deform_attention", lambda *x: op(*x, grids), [
+            (batch, tokens, heads, size),
+            lambda g: 0.5 + spread * (torch.rand(batch, queries, heads, len(grids), points, 2,
+                                                 generator=g, dtype=torch.float64) - 0.5),
+            (batch, queries, heads, len(grids), points)
+        ], grids=[v for g in grids for v in g])
+
+    case("inside", 1, 5, 2, 4, 3, [(6, 5)], 0.6)
+    case("levels", 2, 7, 2, 8, 4, [(8, 7), (4, 3), (2, 2)], 1.0)
+    case("beyond", 1, 9, 3, 5, 4, [(3, 4), (1, 2)], 2.0)
+    return s
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out",
@@ -729,7 +762,8 @@ def main():
             loss(),
             attention(),
             index(),
-            optim()
+            optim(),
+            deform()
     ]:
         path = out / f"ops_{group.name}.safetensors"
         save(path, group.tensors, group.metadata)

@@ -24,6 +24,7 @@
 #include <moraine/ops/conv.hpp>
 #include <moraine/ops/conv_transpose.hpp>
 #include <moraine/ops/cross_entropy.hpp>
+#include <moraine/ops/deform_attention.hpp>
 #include <moraine/ops/dice_loss.hpp>
 #include <moraine/ops/distance.hpp>
 #include <moraine/ops/dropout.hpp>
