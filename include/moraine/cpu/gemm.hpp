@@ -62,6 +62,10 @@ struct Gemm {
   /// b, packed before for this product: b.data is then not read.
   const PackedWeight<T>* packed = nullptr;
   Product product = Product::fp32;  ///< bf16: A and B are rounded; not in double
+  /// If set, row i of A is row a_rows[i] of a: gathered without a copy. Needs a.col = 1 and fp32.
+  const Index* a_rows = nullptr;
+  /// If set, row i of C is row c_rows[i] of c: scattered without a copy. No pre, no residual.
+  const Index* c_rows = nullptr;
 };
 
 /// Runs g. C must not overlap A or B. Sizes of zero are allowed: with k = 0 the product is zero and
@@ -114,8 +118,8 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
   const Index longest = t.ldb ? 64 : gemm_k;
   const Index blocks = t.k > 0 ? (t.k + longest - 1) / longest : 1;
   const Index kc = (t.k + blocks - 1) / blocks;
-  const bool simple =
-      g.alpha == 1.0f && !g.act.apply && !g.pre && !g.residual && !g.scale && !g.accumulate;
+  const bool simple = g.alpha == 1.0f && !g.act.apply && !g.pre && !g.residual && !g.scale &&
+                      !g.accumulate && !g.c_rows;
   const bool bias_first = g.bias && g.alpha == 1.0f;
 
   static constexpr float zeros[64] = {};
@@ -132,7 +136,10 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
       const float* rows[12];
       for (Index i = 0; i < r; ++i) {
         const Index at = s + i < g.m ? s + i : g.m - 1;
-        rows[i] = t.a + k0 * t.a_col + (t.strips ? at / 6 * 6 * t.k + at % 6 : at * t.a_row);
+        rows[i] = t.a + k0 * t.a_col +
+                  (t.strips   ? at / 6 * 6 * t.k + at % 6
+                   : g.a_rows ? g.a_rows[at] * t.a_row
+                              : at * t.a_row);
       }
       const Index mr = m1 - s < r ? m1 - s : r;
       for (Index p = 0; p < panels; ++p) {
@@ -140,20 +147,20 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
         float* const part = partial + ((s - m0) / r * panels + p) * r * w;
         const float* const init = !first ? part : bias_first ? bias + p * w : zeros;
         const float* const b = t.ldb ? t.b + j + k0 * t.ldb : t.b + j * t.k + k0 * w;
-        const Index at = t.at_c + s * g.c.row + j;
+        const Index at = t.at_c + (g.c_rows ? 0 : s * g.c.row) + j;
         const bool direct = last && simple && mr == r && cols == w;
         float* const out = direct ? g.c.data + at : last ? strip + p * w : part;
         if (last && !direct)  // the tile does this for what it stores to itself
           for (Index i = 0; i < mr; ++i)
             for (Index x = 0; x < cols; x += 16)
-              __builtin_prefetch(g.c.data + at + i * g.c.row + x, 1);
+              __builtin_prefetch(g.c.data + at + (g.c_rows ? g.c_rows[s + i] : i) * g.c.row + x, 1);
         tile(rows, t.a_col, b, t.ldb ? t.ldb : w, kn, init, first ? 0 : w, out,
              direct  ? g.c.row
              : !last ? w
                      : panels * w);
         if (last && !direct && (p == panels - 1 || simple)) {
           // All tiles of the strip together: rows are long then, and an activation is one call.
-          const Index p0 = simple ? p : 0, j1 = j0 + p0 * w, at1 = t.at_c + s * g.c.row + j1;
+          const Index p0 = simple ? p : 0, j1 = j0 + p0 * w, at1 = at - j + j1;
           TileEpilogue e;
           e.alpha = g.alpha;
           e.bias = g.bias && !bias_first ? g.bias + j1 : nullptr;
@@ -165,6 +172,7 @@ MORAINE_INLINE void gemm_task(const GemmTask& t, Index m0, Index m1, Index j0, I
           e.accumulate = g.accumulate;
           e.c = g.c.data + at1;
           e.ldc = g.c.row;
+          e.rows = g.c_rows ? g.c_rows + s : nullptr;
           ker.finish(e, strip + p0 * w, panels * w, mr, j + cols - j1);
         }
       }
@@ -332,7 +340,7 @@ MORAINE_INLINE void gemm<double>(const Gemm<double>& g) {
     if (!sum) fail(ErrorKind::memory, "gemm: out of memory");
     for (Index x = begin; x < end; ++x) {
       const Index i = x / g.m, r = x % g.m;
-      const double* const a = g.a.data + i * g.step_a + r * g.a.row;
+      const double* const a = g.a.data + i * g.step_a + (g.a_rows ? g.a_rows[r] : r) * g.a.row;
       const double* const b = g.b.data + i * g.step_b;
       for (Index j = 0; j < g.n; ++j) sum[j] = 0;
       if (g.b.col == 1) {
@@ -346,7 +354,7 @@ MORAINE_INLINE void gemm<double>(const Gemm<double>& g) {
           for (Index kk = 0; kk < g.k; ++kk)
             sum[j] += a[kk * g.a.col] * b[kk * g.b.row + j * g.b.col];
       }
-      const Index at = i * g.step_c + r * g.c.row;
+      const Index at = i * g.step_c + (g.c_rows ? g.c_rows[r] : r) * g.c.row;
       for (Index j = 0; j < g.n; ++j) {
         double y = g.alpha * sum[j] + (g.bias ? g.bias[j] : 0.0);
         if (g.pre) g.pre[at + j] = y;

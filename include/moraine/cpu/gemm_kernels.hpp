@@ -33,6 +33,7 @@ struct TileEpilogue {
   bool accumulate = false;
   float* c = nullptr;
   Index ldc = 0;
+  const Index* rows = nullptr;  ///< if set, row i of c is row rows[i] (of c alone)
 };
 using FinishFunction = void(const TileEpilogue& e, float* t, Index ldt, Index rows, Index cols);
 
@@ -115,7 +116,7 @@ MORAINE_FLATTEN void finish(Isa isa, const TileEpilogue& e, float* t, Index ldt,
   if (e.apply) e.apply(isa, e.act, t, (rows - 1) * ldt + cols, t);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; j += W) {
-      const Index at = i * e.ldc + j;
+      const Index at = (e.rows ? e.rows[i] : i) * e.ldc + j;
       L::load(x, t + i * ldt + j);
       if (e.scale) load<L>(y, e.scale + j, cols - j), x *= y;
       if (e.residual) load<L>(y, e.residual + at, cols - j), x += y;

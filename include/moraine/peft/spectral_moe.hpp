@@ -120,15 +120,16 @@ struct SpectralMoe {
     const Tensor<T> z =
         c.depth_prefix ? slice(depth, 1, c.depth_prefix, c.depth_prefix + n) : depth;
     SpectralMoeOutput<T> o;
+    const TokenExperts<T> experts =
+        gather_experts(experts_a[static_cast<std::size_t>(l)],
+                       experts_b[static_cast<std::size_t>(l)], token2feat_w, token2feat_b);
     const auto stream = [&](const char* name, const Tensor<T>& rows, int j, const Tensor<T>& eps,
                             Gates<T>& g) {
       Scope inner(name);
       const std::size_t at = static_cast<std::size_t>(l), jj = static_cast<std::size_t>(j);
       const Tensor<T> f = reshape(rows, {b * n, d});  // (n,D)
       g = gate(f, w_gate[at][jj], w_noise[at][jj], eps, c.gate);
-      return reshape(token_experts(f, experts_a[at], experts_b[at], token2feat_w, token2feat_b,
-                                   g.gates, c.expert),
-                     {b, n, d});
+      return reshape(token_experts(f, experts, g.gates, g.chosen, c.expert), {b, n, d});
     };
     o.moe_visual = stream("visual", v, 0, noise.visual, o.visual);  // (B,N,D)
     o.moe_depth = stream("depth", z, 1, noise.depth, o.depth);      // (B,N,D)

@@ -6,14 +6,15 @@
 //
 // Nothing of size T x D is formed per row: with the factors, f T_e^T = (f B_e^T) A_e^T, and
 // a U_e = (a A_e)(B_e W1^T) + (sum a) b1; as the paper has it, a A_e is one op that keeps nothing
-// of size T either (ops/token_mixture.hpp). All experts are computed densely: at these ranks that
-// costs less than sorting rows by expert.
+// of size T either, and rows visit only the experts they chose (ops/routed.hpp). As the published
+// code has it, all experts are computed.
 #include <moraine/ops/binary.hpp>
+#include <moraine/ops/index.hpp>
 #include <moraine/ops/linear.hpp>
 #include <moraine/ops/matmul.hpp>
+#include <moraine/ops/routed_mixture.hpp>
 #include <moraine/ops/shape.hpp>
 #include <moraine/ops/softmax.hpp>
-#include <moraine/ops/token_mixture.hpp>
 #include <moraine/ops/unary.hpp>
 
 #include <cmath>
@@ -37,23 +38,44 @@ struct TokenExpertOptions {
   Combine combine = Combine::weighted;
 };
 
-/// f (n,D); a[e] (T,r), b[e] (r,D); w1 (D,D), b1 (D); gates (n,E) -> (n,D).
+/// The experts of one layer, side by side; what rows of any modality ask.
 template <class T>
-Tensor<T> token_experts(const Tensor<T>& f, const std::vector<Tensor<T>>& a,
-                        const std::vector<Tensor<T>>& b, const Tensor<T>& w1, const Tensor<T>& b1,
-                        const Tensor<T>& gates, const TokenExpertOptions& o) {
-  const Index n = f.size(0), d = f.size(1), e = static_cast<Index>(a.size());
-  const Index t = a[0].size(0), r = a[0].size(1);
-  const Tensor<T> as = stack(a), bs = concat(b, 0);  // (E,T,r), (E*r,D)
-  const Tensor<T> up = linear(bs, w1);               // (E*r,D)
+struct TokenExperts {
+  Tensor<T> a;   ///< (E,T,r)
+  Tensor<T> b;   ///< (E,r,D)
+  Tensor<T> up;  ///< (E,r+1,D): b W1^T, then b1
+};
+/// a[e] (T,r), b[e] (r,D); w1 (D,D), b1 (D).
+template <class T>
+TokenExperts<T> gather_experts(const std::vector<Tensor<T>>& a, const std::vector<Tensor<T>>& b,
+                               const Tensor<T>& w1, const Tensor<T>& b1) {
+  const Index e = static_cast<Index>(b.size()), d = w1.size(0);
+  const Tensor<T> bs = stack(b);  // (E,r,D)
+  const Tensor<T> bias = expand(reshape(b1, {1, 1, d}), {e, 1, d});
+  return {stack(a), bs, concat<T>({linear(bs, w1), bias}, 1)};
+}
+
+/// f (n,D), gates (n,E) -> (n,D). `chosen` (n,k): the experts whose gates are not zero.
+template <class T>
+Tensor<T> token_experts(const Tensor<T>& f, const TokenExperts<T>& x, const Tensor<T>& gates,
+                        const Tensor<std::int64_t>& chosen, const TokenExpertOptions& o) {
+  const Index n = f.size(0), d = f.size(1), e = x.a.size(0), t = x.a.size(1), r = x.a.size(2);
+  const Tensor<T>& as = x.a;
   const T scale_by = static_cast<T>(1.0 / std::sqrt(static_cast<double>(d)));
-  if (o.logits == ExpertLogits::dot && o.combine == Combine::weighted) {
-    const Tensor<T> mixed = token_mixture(
-        linear(f, bs), as, gates, {.scale = scale_by, .first = o.drop_first ? 1 : 0});  // (n,E*r+1)
-    return matmul(mixed, concat<T>({up, reshape(b1, {1, d})}, 0));                      // (n,D)
+  if (o.logits == ExpertLogits::dot && o.combine == Combine::weighted &&
+      f.device() == Device::cpu) {
+    const Routing to = make_routing(chosen, e);
+    const Tensor<T> g = index_select(reshape(gates, {n * e}), gate_places(to));  // (m)
+    const Tensor<T> mixed =
+        routed_mixture(routed_down(f, x.b, to), as, g, to,
+                       {.scale = scale_by, .first = o.drop_first ? 1 : 0});  // (m,r+1)
+    return routed_up(mixed, x.up, to);                                       // (n,D)
   }
 
-  Tensor<T> logits;  // (E,n,T)
+  const Tensor<T> bs = reshape(x.b, {e * r, d});                                // (E*r,D)
+  const Tensor<T> up = reshape(slice(x.up, 1, 0, r), {e * r, d});               // (E*r,D)
+  const Tensor<T> b1 = reshape(slice(slice(x.up, 1, r, r + 1), 0, 0, 1), {d});  // (D)
+  Tensor<T> logits;                                                             // (E,n,T)
   if (o.logits == ExpertLogits::dot) {
     const Tensor<T> q = reshape(linear(f, bs), {n, e, r});            // (n,E,r)
     logits = matmul(permute(q, {1, 0, 2}), transpose(as), scale_by);  // (E,n,T)
@@ -81,15 +103,14 @@ Tensor<T> token_experts(const Tensor<T>& f, const std::vector<Tensor<T>>& a,
   }
   const Tensor<T> each = matmul(low, reshape(up, {e, r, d}));                    // (E,n,D)
   const Tensor<T> dz = o.drop_first ? add(each, mul(mass, b1)) : add(each, b1);  // (E,n,D)
-  Tensor<T> chosen = Tensor<T>::zeros({e, n, 1});
+  // A row that did not choose an expert must get exactly 0 from it even where exp(dz) overflows:
+  // exp(-inf).
   const Tensor<T> gv = gates.detach().contiguous();
+  Tensor<T> closed = Tensor<T>::zeros({e, n, 1});
   for (Index i = 0; i < n; ++i)
     for (Index j = 0; j < e; ++j)
-      chosen.data()[j * n + i] = gv.data()[i * e + j] > T(0) ? T(1) : T(0);
-  // A row that is not chosen must add exactly 0 even where exp(dz) overflows: exp(-inf).
-  Tensor<T> closed = Tensor<T>::zeros({e, n, 1});
-  for (Index i = 0; i < e * n; ++i)
-    closed.data()[i] = chosen.data()[i] > T(0) ? T(0) : -std::numeric_limits<T>::infinity();
+      if (!(gv.data()[i * e + j] > T(0)))
+        closed.data()[j * n + i] = -std::numeric_limits<T>::infinity();
   const Tensor<T> total = sum(exp(add(dz, closed)), {.axes = {0}});  // (n,D)
   // The published code puts the double epsilon where a sum is exactly 0; it has no gradient there.
   Tensor<T> fill = Tensor<T>::zeros(total.shape());
