@@ -42,22 +42,35 @@ const RowKernels& row_kernels();
 
 namespace simd {
 
-/// Sum over the row of what term(j, left, v) puts into v for the vector at j, in four chains. One
-/// body whose accumulators change places, not four bodies: the compiler's time is a user's time.
+/// Calls f(j, left) for every vector of a row: whole ones first, with `left` a constant, so that no
+/// loop holds the call of a tail.
+template <class L, class F>
+MORAINE_FLATTEN void each_vector(Index n, F f) {
+  Index j = 0;
+  for (; j + L::width <= n; j += L::width) f(j, Index{L::width});
+  if (j < n) f(j, n - j);
+}
+
+/// Sum over the row of what term(j, left, v) puts into v for the vector at j, in four chains.
 template <class L, class Term>
 MORAINE_FLATTEN float sum_row(Index n, Term term) {
   using F = typename L::F;
-  F a = F{}, b = a, c = a, d = a, v;
-  for (Index j = 0; j < n; j += L::width) {
-    term(j, n - j, v);
-    v += a;
-    a = b;
-    b = c;
-    c = d;
-    d = v;
+  constexpr Index W = L::width;
+  F s[4], v;
+  MORAINE_UNROLL for (int i = 0; i < 4; ++i) s[i] = F{};
+  Index j = 0;
+  for (; j + 4 * W <= n; j += 4 * W) {
+    MORAINE_UNROLL for (int i = 0; i < 4; ++i) {
+      term(j + i * W, W, v);
+      s[i] += v;
+    }
   }
-  a = (a + b) + (c + d);
-  return sum<L>(a);
+  for (; j < n; j += W) {
+    term(j, n - j, v);
+    s[0] += v;
+  }
+  s[0] = (s[0] + s[1]) + (s[2] + s[3]);
+  return sum<L>(s[0]);
 }
 
 template <class L>
@@ -73,15 +86,14 @@ MORAINE_FLATTEN void layer_norm(const float* x, const float* w, const float* b, 
                       v *= v;
                     });
   const float rstd = 1.0f / std::sqrt(var + eps);
-  for (Index j = 0; j < n; j += L::width) {
-    const Index left = n - j;
+  each_vector<L>(n, [&](Index j, Index left) {
     F v, g;
     load<L>(v, x + j, left);
     v = (v - mean) * rstd;
     if (w) load<L>(g, w + j, left), v *= g;
     if (b) load<L>(g, b + j, left), v += g;
     store<L>(y + j, v, left);
-  }
+  });
   stats[0] = mean;
   stats[1] = rstd;
 }
@@ -103,22 +115,20 @@ MORAINE_FLATTEN void layer_norm_dx(const float* x, const float* w, const float* 
                      load<L>(v, x + j, left, mean);
                      g *= (v - mean) * rstd;
                    });
-  for (Index j = 0; j < n; j += L::width) {
-    const Index left = n - j;
+  each_vector<L>(n, [&](Index j, Index left) {
     F g, v;
     gradient(j, left, g);
     load<L>(v, x + j, left);
     g = rstd * (g - c0 - (v - mean) * rstd * c1);
     store<L>(dx + j, g, left);
-  }
+  });
 }
 
 template <class L>
 MORAINE_FLATTEN void layer_norm_dw(const float* x, const float* dy, float mean, float rstd, Index n,
                                    float* dw, float* db) {
   using F = typename L::F;
-  for (Index j = 0; j < n; j += L::width) {
-    const Index left = n - j;
+  each_vector<L>(n, [&](Index j, Index left) {
     F g, v, s;
     load<L>(g, dy + j, left);
     load<L>(v, x + j, left);
@@ -128,7 +138,7 @@ MORAINE_FLATTEN void layer_norm_dw(const float* x, const float* dy, float mean, 
     load<L>(s, db + j, left);
     s += g;
     store<L>(db + j, s, left);
-  }
+  });
 }
 
 /// y = softmax(x), or its logarithm.
@@ -137,12 +147,12 @@ MORAINE_FLATTEN void softmax(bool log, const float* x, Index n, float* y) {
   using F = typename L::F;
   constexpr float none = -__builtin_inff();
   F a = none - F{}, b = a, v;
-  for (Index j = 0; j < n; j += L::width) {
-    load<L>(v, x + j, n - j, none);
+  each_vector<L>(n, [&](Index j, Index left) {
+    load<L>(v, x + j, left, none);
     v = v > a ? v : a;
     a = b;
     b = v;
-  }
+  });
   a = b > a ? b : a;
   const float top = max<L>(a);
   const float total = sum_row<L>(n, [&](Index j, Index left, F& e) {
@@ -152,11 +162,11 @@ MORAINE_FLATTEN void softmax(bool log, const float* x, Index n, float* y) {
     if (!log) store<L>(y + j, e, left);
   });
   const float shift = log ? std::log(total) : 0.0f, scale = 1.0f / total;
-  for (Index j = 0; j < n; j += L::width) {
-    load<L>(v, (log ? x : y) + j, n - j);
+  each_vector<L>(n, [&](Index j, Index left) {
+    load<L>(v, (log ? x : y) + j, left);
     v = log ? v - top - shift : v * scale;
-    store<L>(y + j, v, n - j);
-  }
+    store<L>(y + j, v, left);
+  });
 }
 
 /// The gradient of either from its output y.
@@ -168,29 +178,29 @@ MORAINE_FLATTEN void softmax_dx(bool log, const float* y, const float* dy, Index
     F u;
     if (!log) load<L>(u, y + j, left), v *= u;
   });
-  for (Index j = 0; j < n; j += L::width) {
+  each_vector<L>(n, [&](Index j, Index left) {
     F u, v;
-    load<L>(u, y + j, n - j);
-    load<L>(v, dy + j, n - j);
+    load<L>(u, y + j, left);
+    load<L>(v, dy + j, left);
     if (log) {
       exp<L>(u);
       v -= u * c;
     } else {
       v = u * (v - c);
     }
-    store<L>(dx + j, v, n - j);
-  }
+    store<L>(dx + j, v, left);
+  });
 }
 
 /// y = f(x), in place on a vector; one loop for each f, so that its constants stay in registers.
 template <class L, class F>
 MORAINE_FLATTEN void map(const float* x, Index n, float* y, F f) {
-  for (Index j = 0; j < n; j += L::width) {
+  each_vector<L>(n, [&](Index j, Index left) {
     typename L::F v;
-    load<L>(v, x + j, n - j);
+    load<L>(v, x + j, left);
     f(v);
-    store<L>(y + j, v, n - j);
-  }
+    store<L>(y + j, v, left);
+  });
 }
 
 template <class L>
@@ -216,14 +226,14 @@ MORAINE_FLATTEN void activation(Activation act, const float* x, Index n, float* 
 /// dx = dy f(x).
 template <class L, class F>
 MORAINE_FLATTEN void map_dx(const float* x, const float* dy, Index n, float* dx, F f) {
-  for (Index j = 0; j < n; j += L::width) {
+  each_vector<L>(n, [&](Index j, Index left) {
     typename L::F v, g;
-    load<L>(v, x + j, n - j);
+    load<L>(v, x + j, left);
     f(v);
-    load<L>(g, dy + j, n - j);
+    load<L>(g, dy + j, left);
     v *= g;
-    store<L>(dx + j, v, n - j);
-  }
+    store<L>(dx + j, v, left);
+  });
 }
 
 template <class L>

@@ -183,6 +183,8 @@ inline constexpr Activation activation_of = Activation::none;
 template <>
 inline constexpr Activation activation_of<rules::Gelu> = Activation::gelu;
 template <>
+inline constexpr Activation activation_of<rules::Relu> = Activation::relu;
+template <>
 inline constexpr Activation activation_of<rules::GeluTanh> = Activation::gelu_tanh;
 template <>
 inline constexpr Activation activation_of<rules::QuickGelu> = Activation::quick_gelu;
