@@ -12,6 +12,7 @@
 #ifdef MORAINE_HOST
 #include <moraine/autograd/record.hpp>
 #include <moraine/core/parallel.hpp>
+#include <moraine/cpu/channels.hpp>
 #include <moraine/ops/reduce.hpp>
 #endif
 
@@ -167,6 +168,8 @@ Tensor<T> batch_norm(const Tensor<T>& x, const BatchNormInputs<T>& p,
 
 // ---- CPU
 namespace detail {
+/// From this many pixels on, the vector kernels of cpu/channels.hpp.
+constexpr Index channel_run = 16;
 /// Sum over batch and space of f(offset), for one channel, in an order that depends on sizes alone.
 template <class A, class F>
 A channel_sum(Index batch, Index channels, Index inner, Index c, const F& f) {
@@ -184,6 +187,23 @@ template <class T>
 void ChannelStats<T>::cpu(const ChannelStats& k) {
   using A = acc<T>;
   const A n = static_cast<A>(k.batch * k.inner);
+  if constexpr (std::is_same_v<T, float>)
+    if (k.inner >= detail::channel_run) {
+      const double all = static_cast<double>(k.batch * k.inner);
+      parallel_for(k.channels, 1 + 32768 / (k.batch * k.inner + 1), [&](Index b, Index e) {
+        for (Index c = b; c < e; ++c) {
+          double m = 0, v = 0;
+          for (Index i = 0; i < k.batch; ++i)
+            m += cpu::deviations(k.x + (i * k.channels + c) * k.inner, k.inner, 0.0f, 1);
+          const float mean = static_cast<float>(m / all);
+          for (Index i = 0; i < k.batch; ++i)
+            v += cpu::deviations(k.x + (i * k.channels + c) * k.inner, k.inner, mean, 2);
+          k.mean[c] = mean;
+          k.var[c] = static_cast<float>(v / all);
+        }
+      });
+      return;
+    }
   parallel_for(k.channels, 1 + 8192 / (k.batch * k.inner + 1), [&](Index b, Index e) {
     for (Index c = b; c < e; ++c) {
       const A m = detail::channel_sum<A>(k.batch, k.channels, k.inner, c,
@@ -207,6 +227,11 @@ void BatchNorm<T>::cpu(const BatchNorm& k) {
       const A o = k.b ? A(k.b[c]) : A(0);
       const T* x = k.x + r * k.inner;
       T* y = k.y + r * k.inner;
+      if constexpr (std::is_same_v<T, float>)
+        if (k.inner >= detail::channel_run) {
+          cpu::scale_shift(x, k.inner, m, f, o, y);
+          continue;
+        }
       for (Index i = 0; i < k.inner; ++i) y[i] = static_cast<T>((A(x[i]) - m) * f + o);
     }
   });
@@ -219,6 +244,31 @@ void BatchNormGrad<T>::cpu(const BatchNormGrad& k) {
     for (Index c = b; c < e; ++c) {
       const A r = A(1) / std::sqrt(k.var[c] + k.eps), m = k.mean[c];
       const bool moments = k.training && k.dx;
+      if constexpr (std::is_same_v<T, float>)
+        if (k.inner >= detail::channel_run) {
+          double sum = 0, sum_h = 0;
+          for (Index i = 0; i < k.batch && (k.db || k.dw || moments); ++i) {
+            const Index at = (i * k.channels + c) * k.inner;
+            if (k.dw || moments)
+              cpu::gradient_sums(k.dy + at, k.x + at, k.inner, m, sum, sum_h);
+            else
+              sum += cpu::deviations(k.dy + at, k.inner, 0.0f, 1);
+          }
+          sum_h *= static_cast<double>(r);
+          if (k.db) k.db[c] = static_cast<float>(sum);
+          if (k.dw) k.dw[c] = static_cast<float>(sum_h);
+          const float f = (k.w ? k.w[c] : 1.0f) * r;
+          const float d = f * static_cast<float>(sum / static_cast<double>(n)),
+                      h = f * r * static_cast<float>(sum_h / static_cast<double>(n));
+          for (Index i = 0; i < k.batch && k.dx; ++i) {
+            const Index at = (i * k.channels + c) * k.inner;
+            if (k.training)
+              cpu::norm_gradient(k.dy + at, k.x + at, k.inner, m, f, h, d, k.dx + at);
+            else
+              cpu::scale_shift(k.dy + at, k.inner, 0.0f, f, 0.0f, k.dx + at);
+          }
+          continue;
+        }
       A sum = 0, sum_h = 0;
       if (k.db || moments)
         sum = detail::channel_sum<A>(k.batch, k.channels, k.inner, c,
