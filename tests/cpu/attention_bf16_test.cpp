@@ -96,7 +96,8 @@ struct Problem {
 
   std::vector<float> run(const GemmKernels& kernels) const {
     std::vector<float> out, lse;
-    cpu::detail::attention_bf16_with(kernels, bind(q, k, v, b, h, w, out, lse));
+    cpu::detail::attention_with(kernels, bind(q, k, v, b, h, w, out, lse),
+                                cpu::detail::attend_pairs);
     out.insert(out.end(), lse.begin(), lse.end());
     return out;
   }

@@ -71,8 +71,16 @@ void attention(const Attention<float>& a);
 void attention(const Attention<double>& a);
 
 namespace detail {
-/// The float form by given kernels.
-void attention_with(const GemmKernels& kernels, const Attention<float>& a);
+class TermRows;
+struct AttentionCut;
+/// Queries [q0,q1), at most 96, of one head with packed keys and values.
+using AttendFunction = void(const GemmKernels& ker, const Attention<float>& a,
+                            const TermRows& terms, const AttentionCut& cut, Index b, Index h,
+                            Index q0, Index q1, const float* packed, float* scratch);
+AttendFunction attend;
+/// The float form by given kernels; of pairs with the `attend` of cpu/attention_bf16.hpp.
+void attention_with(const GemmKernels& kernels, const Attention<float>& a,
+                    AttendFunction* attend_to = attend);
 }  // namespace detail
 
 #if defined(MORAINE_BODIES)
@@ -170,43 +178,49 @@ class TermRows {
   Scratch mask_;
 };
 
-/// How the work on one problem is cut, from its sizes alone.
+/// How the work on one problem is cut, from its sizes alone. A word is a float, or a pair of
+/// bfloat16 where the kernels take these.
 struct AttentionCut {
   static constexpr Index most = 96;  ///< queries of a task
   Index values = 0;                  ///< dv rounded up to panels
   Index block = 0;                   ///< keys at a time: with their values they fill half of L2
   Index turn = 0;                    ///< queries at a time
-  Index keys_size = 0, size = 0;     ///< floats of the panels of keys; of keys and values
+  Index d = 0, nk = 0;               ///< words of a query, and of a column of values
+  Index keys_size = 0, size = 0;     ///< words of the panels of keys; of keys and values
   Index ld = 0, ldq = 0;
 
-  AttentionCut(const Attention<float>& a, Index panel) {
-    const Index keys = round_up(a.nk, panel);
-    values = round_up(a.dv, panel);
-    block = round_up(65536 / (a.d + a.dv + 1), 64);
+  AttentionCut(const GemmKernels& ker, const Attention<float>& a) {
+    const Index w = ker.wide_cols, per = ker.pairs ? 2 : 1, keys = round_up(a.nk, w);
+    values = round_up(a.dv, w);
+    block = round_up(65536 * per / (a.d + a.dv + 1), 64);
     block = keys == 0 || block < keys ? block : keys;
     // Vectors so long that a block holds few keys are worked on in two turns, the keys of all
     // strips, then the values.
-    turn = a.d + a.dv > 512 ? most : 6;
-    keys_size = keys * a.d;
-    size = keys_size + a.nk * values;
+    turn = a.d + a.dv > 512 * per ? most : ker.wide_rows;
+    d = steps_of(ker, a.d);
+    nk = steps_of(ker, a.nk);
+    keys_size = keys * d;
+    size = keys_size + nk * values;
     // Rows a little more than a power of two apart use different sets of the caches.
     ld = block + 16;
-    ldq = a.d + 16;
+    ldq = d + 16;
   }
+  /// What `attend` works on, but for the terms.
   Index scratch() const { return turn * ld + most * (ldq + values + 2); }
 };
 
 /// Keys [k0,k1) of a head and their values, as panels: [key / w][d][w], then [dv / w][key][w].
 inline void pack_keys(const GemmKernels& ker, const Attention<float>& a, const AttentionCut& cut,
                       Index b, Index h, Index k0, Index k1, float* packed) {
-  const Index w = ker.wide_cols;
+  PackFunction* const pack = ker.pairs ? ker.pairs->pack : pack_panel;
+  const Index w = ker.wide_cols, before = ker.pairs ? k0 / 2 : k0;
   const float* const k = a.k.at(b, h);
   const float* const v = a.v.at(b, h) + k0 * a.v.token;
   for (Index j = k0; j < k1; j += w)
-    pack_panel(k + j * a.k.token, 1, a.k.token, a.d, k1 - j < w ? k1 - j : w, w, packed + j * a.d);
+    pack(k + j * a.k.token, 1, a.k.token, a.d, k1 - j < w ? k1 - j : w, w, packed + j * cut.d);
   for (Index j = 0; j < a.dv; j += w)
-    pack_panel(v + j, a.v.token, 1, k1 - k0, a.dv - j < w ? a.dv - j : w, w,
-               packed + cut.keys_size + j * a.nk + k0 * w);
+    pack(v + j, a.v.token, 1, k1 - k0, a.dv - j < w ? a.dv - j : w, w,
+         packed + cut.keys_size + j * cut.nk + before * w);
 }
 
 /// Asks for rows ahead: those of a projection lie pages apart, and nothing else fetches them.
@@ -216,7 +230,6 @@ MORAINE_FLATTEN void prefetch_rows(const float* p, Index token, Index rows, Inde
     for (Index j = 0; j < cols; j += 16) __builtin_prefetch(p + i * token + j, write);
 }
 
-/// Queries [q0,q1), at most 96, of one head with packed keys and values.
 MORAINE_INLINE void attend(const GemmKernels& ker, const Attention<float>& a, const TermRows& terms,
                            const AttentionCut& cut, Index b, Index h, Index q0, Index q1,
                            const float* packed, float* scratch) {
@@ -280,26 +293,25 @@ MORAINE_INLINE void attend(const GemmKernels& ker, const Attention<float>& a, co
         // Nothing but -inf: 0 where the terms say so, as PyTorch; NaN where the scores do.
         const bool none = nk == 0 || (add && total[t0 + j] == 0);
         float* const y = to + (r + j) * a.out.token;
-        if (none)
-          for (Index c = 0; c < a.dv; ++c) y[c] = 0;
-        else
-          copy_rows(out + j * values, 0, 1, a.dv, a.dv, 1.0f / total[t0 + j], y);
+        copy_rows(out + j * values, 0, 1, none ? 0 : a.dv, a.dv, 1.0f / total[t0 + j], y);
         if (lse) lse[r + j] = top[t0 + j] * ln_2 + std::log(total[t0 + j]);
       }
     }
   }
 }
 
-MORAINE_INLINE void attention_with(const GemmKernels& ker, const Attention<float>& a) {
+MORAINE_INLINE void attention_with(const GemmKernels& ker, const Attention<float>& a,
+                                   AttendFunction* attend_to) {
   if (a.batch <= 0 || a.heads <= 0 || a.nq <= 0) return;
-  const AttentionCut cut(a, ker.wide_cols);
+  const AttentionCut cut(ker, a);
   const TermRows terms(ker.isa, a.terms, a.batch, a.heads, a.nq, a.nk);
   constexpr Index most = AttentionCut::most;
   const Index blocks_q = (a.nq + most - 1) / most, chunks = (a.nk + 63) / 64;
-  const Index all = a.batch * a.heads, scratch_size = cut.scratch() + terms.scratch();
+  const Index all = a.batch * a.heads,
+              scratch_size = cut.scratch() + terms.scratch() + (ker.pairs ? cut.ld + a.d : 0);
   const auto work = [&](Index head, Index i, const float* packed, float* scratch) {
     const Index q0 = i * most, q1 = q0 + most < a.nq ? q0 + most : a.nq;
-    attend(ker, a, terms, cut, head / a.heads, head % a.heads, q0, q1, packed, scratch);
+    attend_to(ker, a, terms, cut, head / a.heads, head % a.heads, q0, q1, packed, scratch);
   };
   if (all >= 64 && cut.size <= 32768) {  // windows: a head is a task, and stays in its cache
     const Index cost = a.nk * (a.d + a.dv) * a.nq + 1000;

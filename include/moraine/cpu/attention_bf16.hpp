@@ -20,8 +20,7 @@ void attention(const Attention<float>& a, Product p);
 inline void attention(const Attention<double>& a, Product) { attention(a); }
 
 namespace detail {
-/// By given kernels of pairs.
-void attention_bf16_with(const GemmKernels& kernels, const Attention<float>& a);
+AttendFunction attend_pairs;  ///< what attention_with takes together with kernels of pairs
 }  // namespace detail
 
 #if defined(MORAINE_BODIES)
@@ -125,121 +124,79 @@ __attribute__((noinline)) inline void tiles_of_pairs(const GemmKernels& ker, con
     }
 }
 
-MORAINE_INLINE void attention_bf16_with(const GemmKernels& ker, const Attention<float>& a) {
-  if (a.batch <= 0 || a.heads <= 0 || a.nq <= 0) return;
+/// As attend, with the panels of ker.pairs.
+MORAINE_INLINE void attend_pairs(const GemmKernels& ker, const Attention<float>& a,
+                                 const TermRows& terms, const AttentionCut& cut, Index b, Index h,
+                                 Index q0, Index q1, const float* packed, float* scratch) {
   simd::SoftmaxPairsFunction* const softmax = simd::softmax_pairs(ker.isa);
-  const Index w = ker.wide_cols, keys = round_up(a.nk, w), values = round_up(a.dv, w);
-  const Index dp = (a.d + 1) / 2, np = (a.nk + 1) / 2;
-  // As in float: a block of keys and values fills half of L2, and long vectors take turns.
-  Index block = round_up(131072 / (a.d + a.dv + 1), 64);
-  block = block < keys ? block : keys;
-  constexpr Index most = 96;  // queries of a task
-  const Index turn = a.d + a.dv > 1024 ? most : ker.wide_rows;
-  const Index blocks_q = (a.nq + most - 1) / most, chunks = (a.nk + 63) / 64;
-  const Index size_k = keys * dp, size_v = np * values, size = size_k + size_v;
-  const Index all = a.batch * a.heads;
-  Index group = size > 0 ? (4 << 20) / size : all;
-  group = group < 1 ? 1 : group > all ? all : group;
-  const Scratch packed(group * size);
+  const Index w = ker.wide_cols, values = cut.values, ld = cut.ld, ldq = cut.ldq;
+  const Index nk = a.terms.keys_of(b, a.nk);
   const bool add = a.terms.any();
-  const TermRows terms(ker.isa, a.terms, a.batch, a.heads, a.nq, a.nk);
+  float* const s = scratch;             // [query of the turn][key], then P over it
+  float* const q = s + cut.turn * ld;   // [query][pair of d]
+  float* const o = q + cut.most * ldq;  // [query][dv]
+  float* const top = o + cut.most * values;
+  float* const total = top + cut.most;
+  float* const extra = total + cut.most;  // what is added to the scores of a query
+  float* const scaled = extra + ld;       // one query
+  float* const row = scaled + a.d;        // of the terms
+  const float* const from = a.q.at(b, h);
+  float* const to = a.out.at(b, h);
+  float* const lse = a.lse ? a.lse + (b * a.heads + h) * a.nq : nullptr;
   // Scores are scaled in float, after the product. Keys that are not there have -inf, which only a
   // positive factor keeps: a sign, or a scale of 0, goes to the queries, and costs them no digit.
   const bool as_is = a.scale > 0;
   const float sign = a.scale < 0 ? -1.0f : a.scale;
   const float factor = as_is ? a.scale * log2_e : a.scale < 0 ? -a.scale * log2_e : 1.0f;
 
-  for (Index start = 0; start < all; start += group) {
-    const Index count = all - start < group ? all - start : group;
-    parallel_for(count * chunks, 1 + 256 / (a.d + a.dv + 1), [&](Index begin, Index end) {
-      for (Index x = begin; x < end; ++x) {
-        const Index i = x / chunks, h = (start + i) % a.heads, b = (start + i) / a.heads;
-        const Index nk = a.terms.keys_of(b, a.nk);
-        const Index k0 = x % chunks * 64, k1 = k0 + 64 < nk ? k0 + 64 : nk;
-        if (k0 >= nk) continue;
-        float* const dst = packed.data() + i * size;
-        for (Index j = k0; j < k1; j += w)  // panels of keys: [key / w][d / 2][w]
-          ker.pairs->pack(a.k.at(b, h) + j * a.k.token, 1, a.k.token, a.d, k1 - j < w ? k1 - j : w,
-                          w, dst + j * dp);
-        for (Index j = 0; j < a.dv; j += w)  // panels of values: [dv / w][key / 2][w]
-          ker.pairs->pack(a.v.at(b, h) + k0 * a.v.token + j, a.v.token, 1, k1 - k0,
-                          a.dv - j < w ? a.dv - j : w, w, dst + size_k + j * np + k0 / 2 * w);
+  for (Index j = 0; j < q1 - q0; ++j) top[j] = -HUGE_VALF, total[j] = 0;
+  for (Index k0 = 0; k0 == 0 || k0 < nk; k0 += cut.block) {
+    const Index kn = nk - k0 < cut.block ? nk - k0 : cut.block, whole = round_up(kn, w);
+    for (Index r = q0; r < q1; r += cut.turn) {
+      const Index rows = q1 - r < cut.turn ? q1 - r : cut.turn, t0 = r - q0;
+      float* const out = o + t0 * values;
+      for (Index j = 0; j < rows && k0 == 0; ++j) {
+        const float* x = from + (r + j) * a.q.token;
+        if (!as_is) copy_rows(x, 0, 1, a.d, a.d, sign, scaled), x = scaled;
+        ker.pairs->round(x, a.d, q + (t0 + j) * ldq);
       }
-    });
-    const Index cost = a.nk * (a.d + a.dv) * (a.nq < most ? a.nq : most) + 1000;
-    parallel_for(count * blocks_q, 1 + 100000 / cost, [&](Index begin, Index end) {
-      // Rows a little more than a power of two apart use different sets of the caches.
-      const Index ld = block + 16, ldq = dp + 16;
-      const Scratch scratch(round_up(turn, ker.wide_rows) * ld + most * (ldq + values + 2) + ld +
-                            a.d + terms.scratch());
-      float* const s = scratch.data();                          // [query of the turn][key]
-      float* const q = s + round_up(turn, ker.wide_rows) * ld;  // [query][d / 2], pairs
-      float* const o = q + most * ldq;                          // [query][dv]
-      float* const top = o + most * values;
-      float* const total = top + most;
-      float* const extra = total + most;  // what is added to the scores of a query
-      float* const scaled = extra + ld;   // one query
-      float* const row = scaled + a.d;    // of the terms
-      for (Index x = begin; x < end; ++x) {
-        const Index i = x / blocks_q, h = (start + i) % a.heads, b = (start + i) / a.heads;
-        const Index q0 = x % blocks_q * most, q1 = q0 + most < a.nq ? q0 + most : a.nq;
-        const Index nk = a.terms.keys_of(b, a.nk);
-        const float* const kp = packed.data() + i * size;
-        const float* const vp = kp + size_k;
-        for (Index j = 0; j < most; ++j) top[j] = -HUGE_VALF, total[j] = 0;
-        for (Index r = q0; r < q1; ++r) {
-          const float* from = a.q.at(b, h) + r * a.q.token;
-          // Rows of a projection lie pages apart: nothing else fetches them ahead.
-          for (Index z = 0; z < a.d && r + 4 < q1; z += 16)
-            __builtin_prefetch(from + 4 * a.q.token + z);
-          if (!as_is) {
-            copy_rows(from, 0, 1, a.d, a.d, sign, scaled);
-            from = scaled;
-          }
-          ker.pairs->round(from, a.d, q + (r - q0) * ldq);
-        }
-        for (Index k0 = 0; k0 < nk; k0 += block) {
-          const Index kn = nk - k0 < block ? nk - k0 : block, whole = round_up(kn, w);
-          for (Index r = q0; r < q1; r += turn) {
-            const Index rows = q1 - r < turn ? q1 - r : turn;
-            float* const out = o + (r - q0) * values;
-            tiles_of_pairs(ker, q + (r - q0) * ldq, ldq, kp + k0 * dp, w * dp, rows, kn, dp, false,
-                           s, ld);
-            for (Index j = 0; j < rows; ++j) {
-              const Index t = r - q0 + j;
-              for (Index z = kn; z < whole; ++z) s[j * ld + z] = -HUGE_VALF;
-              if (add) {
-                terms.fill(b, h, r + j, k0, kn, row, extra);
-                for (Index z = kn; z < whole; ++z) extra[z] = 0;
-              }
-              float now;
-              const float sum =
-                  softmax(s + j * ld, add ? extra : nullptr, whole, factor, top[t], &now);
-              if (now != top[t] && k0 > 0) {
-                const float fade = std::exp2(top[t] - now);
-                total[t] *= fade;
-                copy_rows(out + j * values, 0, 1, values, values, fade, out + j * values);
-              }
-              total[t] += sum;
-              top[t] = now;
-            }
-            tiles_of_pairs(ker, s, ld, vp + k0 / 2 * w, w * np, rows, a.dv, (kn + 1) / 2, k0 > 0,
-                           out, values);
-          }
-        }
-        for (Index r = q0; r < q1; ++r) {
-          const Index t = r - q0;
-          // Nothing but -inf: 0 where the terms say so, as PyTorch; NaN where the scores do.
-          const bool none = nk == 0 || (add && total[t] == 0);
-          float* const out = a.out.at(b, h) + r * a.out.token;
-          if (none)
-            for (Index j = 0; j < a.dv; ++j) out[j] = 0;
-          else
-            copy_rows(o + t * values, 0, 1, a.dv, a.dv, 1.0f / total[t], out);
-          if (a.lse) a.lse[(b * a.heads + h) * a.nq + r] = top[t] * ln_2 + std::log(total[t]);
-        }
+      if (k0 == 0) {
+        const Index next = r + rows, more = a.nq - next < rows ? a.nq - next : rows;
+        prefetch_rows<false>(from + next * a.q.token, a.q.token, more, a.d);
       }
-    });
+      const bool last = k0 + kn == nk;
+      if (last) prefetch_rows<true>(to + r * a.out.token, a.out.token, rows, a.dv);
+      if (kn > 0)
+        tiles_of_pairs(ker, q + t0 * ldq, ldq, packed + k0 * cut.d, w * cut.d, rows, kn, cut.d,
+                       false, s, ld);
+      for (Index j = 0; j < rows && kn > 0; ++j) {
+        const Index t = t0 + j;
+        for (Index z = kn; z < whole; ++z) s[j * ld + z] = -HUGE_VALF;
+        if (add) {
+          terms.fill(b, h, r + j, k0, kn, row, extra);
+          for (Index z = kn; z < whole; ++z) extra[z] = 0;
+        }
+        float now;
+        const float sum = softmax(s + j * ld, add ? extra : nullptr, whole, factor, top[t], &now);
+        if (now != top[t] && k0 > 0) {
+          const float fade = std::exp2(top[t] - now);
+          total[t] *= fade;
+          copy_rows(o + t * values, 0, 1, values, values, fade, o + t * values);
+        }
+        total[t] += sum;
+        top[t] = now;
+      }
+      if (kn > 0)
+        tiles_of_pairs(ker, s, ld, packed + cut.keys_size + k0 / 2 * w, w * cut.nk, rows, a.dv,
+                       (kn + 1) / 2, k0 > 0, out, values);
+      for (Index j = 0; j < rows && last; ++j) {
+        // Nothing but -inf: 0 where the terms say so, as PyTorch; NaN where the scores do.
+        const bool none = nk == 0 || (add && total[t0 + j] == 0);
+        float* const y = to + (r + j) * a.out.token;
+        copy_rows(out + j * values, 0, 1, none ? 0 : a.dv, a.dv, 1.0f / total[t0 + j], y);
+        if (lse) lse[r + j] = top[t0 + j] * ln_2 + std::log(total[t0 + j]);
+      }
+    }
   }
 }
 
@@ -247,7 +204,7 @@ MORAINE_INLINE void attention_bf16_with(const GemmKernels& ker, const Attention<
 
 MORAINE_INLINE void attention(const Attention<float>& a, Product p) {
   if (p == Product::bf16)
-    detail::attention_bf16_with(bf16_kernels(), a);
+    detail::attention_with(bf16_kernels(), a, detail::attend_pairs);
   else
     attention(a);
 }
