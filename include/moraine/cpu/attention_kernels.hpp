@@ -93,10 +93,12 @@ MORAINE_FLATTEN void across(typename L::F& x) {
 }
 
 /// s = q k for whole panels, with the largest of every row in vectors.
-template <class L, int V, bool add>
+template <class L, int V>
 MORAINE_FLATTEN void strip_scores(const ScoreStrip& t, float* most) {
   using F = typename L::F;
   constexpr int W = L::width;
+  static constexpr float zeros[V * W] = {};
+  const Index ldi = t.add ? t.ld : 0;
   const float* b = t.keys;
   const float* const* const q = t.queries;
   const float *const q0 = q[0], *const q1 = q[1], *const q2 = q[2], *const q3 = q[3],
@@ -104,13 +106,9 @@ MORAINE_FLATTEN void strip_scores(const ScoreStrip& t, float* most) {
   for (Index j = 0; j < t.n; j += V * W) {
     F s[6][V];
     float* const out = t.s + j;
+    const float* const init = t.add ? out : zeros;
     MORAINE_UNROLL for (int i = 0; i < 6; ++i) {
-      MORAINE_UNROLL for (int v = 0; v < V; ++v) {
-        if constexpr (add)
-          L::load(s[i][v], out + i * t.ld + v * W);
-        else
-          s[i][v] = F{};
-      }
+      MORAINE_UNROLL for (int v = 0; v < V; ++v) { L::load(s[i][v], init + i * ldi + v * W); }
     }
     for (Index k = 0; k < t.d; ++k) {
       const float x[6] = {q0[k], q1[k], q2[k], q3[k], q4[k], q5[k]};
@@ -147,10 +145,7 @@ MORAINE_FLATTEN void strip(ScoreStrip& t) {
   constexpr int W = L::width;
   float most[6 * W];
   for (int i = 0; i < 6; ++i) L::store(most + i * W, t.top[i] - F{});
-  if (t.add)
-    strip_scores<L, V, true>(t, most);
-  else
-    strip_scores<L, V, false>(t, most);
+  strip_scores<L, V>(t, most);
   for (Index i = 0; i < t.count; ++i) {
     F m, x = F{}, y = F{};
     L::load(m, most + i * W);

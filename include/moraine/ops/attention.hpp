@@ -83,20 +83,20 @@ void check_attention(const char* op, const AttentionOptions<T>& o, const Shape& 
 /// Softmax, but 0 in rows that hold nothing but -inf.
 template <class T>
 Tensor<T> softmax_or_zero(const Tensor<T>& s) {
-  if (s.device() != Device::cpu || s.numel() == 0) return softmax(s);
-  Shape shape = s.shape();
-  shape[-1] = 1;
-  const Mask none = Mask::zeros(shape);
-  const Tensor<T> c = s.detach().contiguous();
-  const Index m = s.size(-1);
-  bool some = false;
-  for (Index i = 0; i < none.numel(); ++i) {
+  if (s.device() != Device::cpu) return softmax(s);
+  const Tensor<T> c = s.contiguous().detach(), y = softmax(c);
+  const Index m = s.size(-1), rows = m > 0 ? s.numel() / m : 0;
+  for (Index i = 0; i < rows; ++i) {
+    const T* const x = c.data() + i * m;
     Index j = 0;
-    while (j < m && c.data()[i * m + j] == -HUGE_VAL) ++j;
-    none.data()[i] = j == m;
-    some |= j == m;
+    while (j < m && x[j] == -HUGE_VAL) ++j;
+    for (T* p = y.data() + i * m; j == m && p < y.data() + (i + 1) * m; ++p) *p = 0;
   }
-  return some ? masked_fill(softmax(masked_fill(s, none, T(0))), none, T(0)) : softmax(s);
+  return record("softmax", y, {&s}, [y, rows, m](const Tensor<T>& dy) {
+    const Tensor<T> g = dy.contiguous(), dx = empty_like(y);
+    launch(Device::cpu, SoftmaxGrad<T>{rows, m, false, y.data(), g.data(), dx.data()});
+    return Grads<T>{dx};
+  });
 }
 }  // namespace detail
 
