@@ -5,7 +5,7 @@
 // turn with the same work elsewhere.
 //
 //   build/cpu/bench/encoder [--model s|b|l] [--work forward|train|lora] [--dtype fp32|bf16]
-//                           [--threads N] [--runs N] [--serve]
+//                           [--gradient-checkpointing] [--threads N] [--runs N] [--serve]
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -25,12 +25,16 @@ using namespace moraine;
 
 int main(int argc, char** argv) {
   int runs = 5;
-  bool serve = false;
+  bool serve = false, checkpointing = false;
   std::string size = "b", work = "forward", dtype = "fp32";
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     if (option == "--serve") {
       serve = true;
+      continue;
+    }
+    if (option == "--gradient-checkpointing") {
+      checkpointing = true;
       continue;
     }
     const std::string value = i + 1 < argc ? argv[++i] : "";
@@ -59,6 +63,7 @@ int main(int argc, char** argv) {
   if (work == "lora") inject<float>(vit, "blocks.*.attn.qkv", lora({.rank = 16}));
   if (work == "train") require_grad<float>(vit, "**");
   if (dtype == "bf16") use_bf16<float>(vit);
+  vit.gradient_checkpointing = checkpointing;
   prepare<float>(vit);
   Tensor<float> x = Tensor<float>::empty({1, 3, 518, 518});
   init::normal(x, 1, Random(1, "pixels", 0));

@@ -5,6 +5,7 @@
 #include <functional>
 #include <moraine/recipes/raster_training.hpp>
 
+#include "fixtures.hpp"
 #include "message.hpp"
 #include "recipes/tiny.hpp"
 
@@ -199,6 +200,40 @@ TEST_CASE("raster: a card survives its metadata") {
     bad[key] = "?";
     if (key != "scene_dtype") CHECK(!message([&] { card_from_metadata(bad, "x"); }).empty());
   }
+}
+
+TEST_CASE("raster: training holds what it said it would, and less with checkpointing") {
+  const scratch::Tree dir;
+  Json config = default_run();
+  merge_config(config, tiny::write_run(dir, 3));
+  std::size_t kept[2];
+  for (bool less : {false, true}) {
+    Json train = Json::object(), model = Json::object(), change = Json::object();
+    train.set("gradient_checkpointing", less);
+    model.set("method", "lora");
+    change.set("train", train);
+    change.set("model", model);
+    merge_config(config, change);
+    const std::string out = dir / (less ? "less" : "more");
+    Listener listener;
+    cpu_device.reset_peak();
+    const std::size_t held = cpu_device.live.load();
+    const TrainingReport r = train_on_rasters(parse_run(config), out, &listener);
+    CHECK(has(listener.notes, "a step holds at most"));
+    const auto peak = static_cast<double>(cpu_device.peak.load());
+    const auto planned = static_cast<double>(r.planned_bytes);
+    CHECK(peak <= planned * 1.05);
+    CHECK(peak >= planned * 0.8);
+    kept[less] = cpu_device.peak.load() - held;
+  }
+  CHECK(kept[1] < kept[0]);  // these blocks are tiny; tests/models/vit_test.cpp has larger ones
+  // The gradient of a block's input is summed in another order, so not the same bits.
+  TensorMap maps[2];
+  for (bool less : {false, true})
+    maps[less] = read_safetensors((dir / (less ? "less" : "more")) + "/model.safetensors").tensors;
+  REQUIRE(maps[0].size() == maps[1].size());
+  for (const auto& [name, t] : maps[0])
+    CHECK_MESSAGE(fixtures::distance(t, maps[1].at(name)) < 1e-4, name);
 }
 
 TEST_CASE("raster: a run that is stopped politely goes on with the same bits") {

@@ -8,6 +8,7 @@
 //   auto x = vit.embed(pixels);                                  // (B,P+N,D)
 //   for (Index i = 0; i < vit.config.depth; ++i) x = vit.block(i, x);
 //   x = vit.finish(x);
+#include <moraine/autograd/checkpoint.hpp>
 #include <moraine/nn/block.hpp>
 #include <moraine/nn/load.hpp>
 #include <moraine/nn/patch_embed.hpp>
@@ -71,6 +72,10 @@ struct ViT {
   Tensor<T> pos_embed;  ///< (1,1+N0,D), the first row for CLS if there is one
   std::vector<Block<T>> blocks;
   LayerNorm<T> norm;
+  /// Keeps only the input of every block for the backward, which then runs the block once more: a
+  /// third more time, a fraction of the memory. Gradients differ by rounding where a block's input is
+  /// read elsewhere too. The ViT must not move between forward and backward.
+  bool gradient_checkpointing = false;
 
   ViT() = default;
   /// All parameters zero (norms one), to be loaded or initialised.
@@ -131,7 +136,9 @@ struct ViT {
   /// Block i, (B,P+N,D) -> (B,P+N,D).
   Tensor<T> block(Index i, const Tensor<T>& x) {
     Scope scope("blocks", i);
-    return blocks[static_cast<std::size_t>(i)](x);
+    Block<T>& b = blocks[static_cast<std::size_t>(i)];
+    if (!gradient_checkpointing) return b(x);
+    return checkpoint([&b](const Tensor<T>& y) { return b(y); }, x);
   }
   /// The final norm.
   Tensor<T> finish(const Tensor<T>& x) const {

@@ -37,6 +37,7 @@ struct TrainingReport {
   double seconds = 0;
   Index trained_parameters = 0;
   StepLoss last;
+  std::uint64_t planned_bytes = 0;  ///< of tensors, before the first step: the most a step holds
 };
 
 /// The crops of one step and where they were cut, a function of (seed, step) alone.
@@ -206,6 +207,13 @@ inline TrainingReport train_on_rasters(RasterRun run, const std::string& dir,
     const Index step = trainer.steps_done();
     std::string tiles;
     const data::Batch batch = training_batch(scenes, run, step, &tiles);
+    if (step == report.resumed_at) {
+      report.planned_bytes =
+          cpu_device.live.load() + trainer.step_bytes(batch.images, batch.labels);
+      tell.note("a step holds at most " +
+                std::to_string((report.planned_bytes + (1u << 20) - 1) >> 20) +
+                " MiB of tensors (smaller: train.batch, train.gradient_checkpointing)");
+    }
     try {
       report.last = trainer.step(batch.images, batch.labels, tiles);
     } catch (const Error& e) {

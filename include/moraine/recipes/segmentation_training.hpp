@@ -24,6 +24,9 @@ struct SegmentationTraining {
   double balance = 0.1;  ///< weight of the balance loss
   Decay decay = Decay::poly;
   std::int64_t ignore_label = 255;
+  /// Runs every block of the vision trunk again in the backward instead of keeping what it
+  /// computed.
+  bool gradient_checkpointing = false;
 };
 
 struct StepLoss {
@@ -57,6 +60,7 @@ class SegmentationTrainer {
         options_(o),
         schedule_{.decay = o.decay, .steps = o.steps, .warmup = o.warmup},
         optimizer_(parameters<T>(model), {.lr = o.lr, .weight_decay = o.weight_decay}) {
+    model.vision.gradient_checkpointing = o.gradient_checkpointing;
     optimizer_.set_lr_factor("head.**", o.head_lr / o.lr);
     for (const char* free :
          {"moe.experts_a.**", "moe.experts_b.**", "moe.w_gate.**", "moe.w_noise.**", "moe.scale"})
@@ -82,6 +86,31 @@ class SegmentationTrainer {
     optimizer_.step(schedule_.at(optimizer_.steps()), clip_scale(l.grad_norm, options_.clip));
     optimizer_.zero_grad();
     return l;
+  }
+  /// Bytes of tensors that a step on such a batch will hold beside what is held now: measured on
+  /// one and on two of its tiles, for every further tile adds the same. Changes nothing.
+  std::uint64_t step_bytes(const Tensor<T>& pixels, const Tensor<std::int64_t>& labels) {
+    const auto measured = [&](Index tiles) {
+      const std::size_t held = cpu_device.live.load(), before = cpu_device.peak.load();
+      cpu_device.reset_peak();
+      {
+        StepLoss l;
+        const Tensor<T> loss = forward(slice(pixels, 0, 0, tiles).contiguous(),
+                                       slice(labels, 0, 0, tiles).contiguous(), l);
+        backward(loss);
+      }
+      optimizer_.zero_grad();
+      const std::size_t most = cpu_device.peak.load();
+      for (std::size_t now = most;
+           before > now && !cpu_device.peak.compare_exchange_weak(now, before);) {
+      }
+      return static_cast<std::uint64_t>(most - held);
+    };
+    const Index b = pixels.size(0);
+    const std::uint64_t one = measured(1);
+    if (b == 1) return one;
+    const std::uint64_t two = measured(2);
+    return two + static_cast<std::uint64_t>(b - 2) * (two > one ? two - one : 0);
   }
   Index steps_done() const { return optimizer_.steps(); }
   const SegmentationTraining& options() const { return options_; }

@@ -61,6 +61,7 @@ inline Json default_run() {
   train.set("clip", t.clip);
   train.set("balance", t.balance);
   train.set("decay", enum_text(decay_names, t.decay));
+  train.set("gradient_checkpointing", t.gradient_checkpointing);
   train.set("checkpoint_every", 50);
   train.set("keep", 2);
   Json& augment = j.set("augment", Json::object());
@@ -238,6 +239,8 @@ inline RasterRun parse_run(const Json& j) {
   r.training.clip = real(t.at("clip"), "train.clip", 1e-12, 1e12);
   r.training.balance = real(t.at("balance"), "train.balance", 0, 1e6);
   r.training.decay = enum_value(decay_names, t.at("decay"), "train.decay");
+  r.training.gradient_checkpointing =
+      t.at("gradient_checkpointing").as_bool("train.gradient_checkpointing");
   r.training.ignore_label = map_nodata;
   r.batch = natural(t.at("batch"), "train.batch", 1, 4096);
   r.checkpoint_every = natural(t.at("checkpoint_every"), "train.checkpoint_every", 1, 100'000'000);
