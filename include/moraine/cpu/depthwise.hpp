@@ -321,18 +321,26 @@ MORAINE_INLINE void TapKernels::weight(const float* x, Index step, const Index* 
 /// Runs correlations of one geometry, with scratch of its own: one for each piece of work.
 class Correlator {
  public:
-  MORAINE_INLINE explicit Correlator(const Correlation& c);
+  /// beside: what stands beside the plane.
+  MORAINE_INLINE explicit Correlator(const Correlation& c, float beside = 0);
   /// y, with rows `ldy` apart, from `sources` contiguous planes of x.
   MORAINE_INLINE void run(const float* x, const float* w, float init, float* y, Index ldy);
   /// dw[i * columns.at.size() + j] += sum over u of dy(u) x(step u + at); dy contiguous, one
   /// source.
   MORAINE_INLINE void weight(const float* x, const float* dy, float* dw);
 
- private:
+  /// For other loops over the same scratch: outputs [first, first + band()) read from row(i) on,
+  /// tap t at offsets()[t], at least width() columns.
   MORAINE_INLINE void fill(const float* x, Index first);
+  Index band() const { return band_; }
+  Index width() const { return cols_; }
+  const float* row(Index i) const { return scratch_.data() + i * c_.rows.step * pitch_; }
+  const std::vector<Index>& offsets() const { return at_; }
 
+ private:
   Correlation c_;
   TapKernels k_;
+  float beside_;
   Index low_row_ = 0, low_col_ = 0;  ///< the least tap offsets
   Index phase_ = 0, pitch_ = 0;      ///< floats of one remainder in a row, and of a row
   Index used_ = 0;                   ///< those of a remainder that are read
@@ -346,7 +354,8 @@ class Correlator {
 };
 
 #if defined(MORAINE_BODIES)
-MORAINE_INLINE Correlator::Correlator(const Correlation& c) : c_(c), k_{best_isa()} {
+MORAINE_INLINE Correlator::Correlator(const Correlation& c, float beside)
+    : c_(c), k_{best_isa()}, beside_(beside) {
   const auto range = [](const std::vector<Index>& at, Index& low, Index& high) {
     low = high = at.empty() ? 0 : at[0];
     for (Index a : at) low = a < low ? a : low, high = a > high ? a : high;
@@ -392,7 +401,7 @@ MORAINE_INLINE void Correlator::fill(const float* x, Index first) {
       float* to = scratch_.data() + (source * rows_ + r) * pitch_;
       const Index row = from + r;
       if (row < 0 || row >= c_.rows.size) {
-        std::memset(to, 0, static_cast<std::size_t>(pitch_) * sizeof(float));
+        for (Index k = 0; k < pitch_; ++k) to[k] = beside_;
         continue;
       }
       const float* line = x + (source * c_.rows.size + row) * c_.columns.size;
@@ -403,9 +412,9 @@ MORAINE_INLINE void Correlator::fill(const float* x, Index first) {
         Index k1 = start >= end ? 0 : (end - 1 - start) / s + 1;
         k0 = k0 > used_ ? used_ : k0;
         k1 = k1 > used_ ? used_ : k1 < k0 ? k0 : k1;
-        for (Index k = 0; k < k0; ++k) to[k] = 0;
+        for (Index k = 0; k < k0; ++k) to[k] = beside_;
         if (k1 > k0) every(line + start + k0 * s, s, k1 - k0, to + k0);
-        for (Index k = k1; k < used_; ++k) to[k] = 0;
+        for (Index k = k1; k < used_; ++k) to[k] = beside_;
       }
     }
 }

@@ -9,9 +9,12 @@
 #include <moraine/core/device.hpp>
 #include <moraine/ops/window.hpp>
 #ifdef MORAINE_HOST
+#include <moraine/cpu/max_pool.hpp>
 #include <moraine/ops/resize.hpp>
 #include <moraine/ops/shape.hpp>
 #endif
+
+#include <type_traits>
 
 namespace moraine MORAINE_API {
 
@@ -137,6 +140,17 @@ Tensor<T> global_max_pool2d(const Tensor<T>& x) {
 // ---- CPU
 template <class T>
 void MaxPool<T>::cpu(const MaxPool& k) {
+  if constexpr (std::is_same_v<T, float>) {
+    const auto axis = [](Index size, Index outs, Index kernel, Index stride, Index padding,
+                         Index dilation) {
+      cpu::TapAxis a{.size = size, .outs = outs, .step = stride};
+      for (Index i = 0; i < kernel; ++i) a.at.push_back(i * dilation - padding);
+      return a;
+    };
+    return cpu::max_pool(axis(k.height, k.out_h, k.kernel.h, k.stride.h, k.padding.h, k.dilation.h),
+                         axis(k.width, k.out_w, k.kernel.w, k.stride.w, k.padding.w, k.dilation.w),
+                         k.planes, k.x, k.y, k.index);
+  }
   parallel_for(k.planes * k.out_h, 1 + 8192 / (k.out_w * k.kernel.h * k.kernel.w),
                [&](Index b, Index e) {
                  for (Index r = b; r < e; ++r) {
