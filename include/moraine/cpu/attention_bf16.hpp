@@ -32,21 +32,24 @@ namespace simd {
 using SoftmaxPairsFunction = float(float* s, const float* add, Index n, float factor, float before,
                                    float* top);
 
-template <class L, bool terms>
+template <class L>
 MORAINE_FLATTEN float softmax_to_pairs(float* s, const float* add, Index n, float factor,
                                        float before, float* top) {
   using F = typename L::F;
   constexpr int W = L::width;
   F a = before - F{}, b = a, u, v, t;
-  for (Index j = 0; j < n; j += 2 * W) {
+  const auto scores = [&](Index j) __attribute__((always_inline)) {
     L::load(u, s + j);
     L::load(v, s + j + W);
     u *= factor;
     v *= factor;
-    if constexpr (terms) {
+    if (add) {
       L::load(t, add + j), u += t;
       L::load(t, add + j + W), v += t;
     }
+  };
+  for (Index j = 0; j < n; j += 2 * W) {
+    scores(j);
     a = u > a ? u : a;
     b = v > b ? v : b;
   }
@@ -57,19 +60,9 @@ MORAINE_FLATTEN float softmax_to_pairs(float* s, const float* add, Index n, floa
   F x = F{}, y = F{};
   char* to = reinterpret_cast<char*>(s);
   for (Index j = 0; j < n; j += 2 * W, to += 4 * W) {
-    L::load(u, s + j);
-    L::load(v, s + j + W);
-    if constexpr (terms) {
-      L::load(t, add + j);
-      u = u * factor + t;
-      L::load(t, add + j + W);
-      v = v * factor + t;
-      u -= m;
-      v -= m;
-    } else {
-      u = u * factor - m;
-      v = v * factor - m;
-    }
+    scores(j);
+    u -= m;
+    v -= m;
     exp2<L>(u);
     exp2<L>(v);
     x += u;
@@ -84,8 +77,7 @@ MORAINE_FLATTEN float softmax_to_pairs(float* s, const float* add, Index n, floa
 #define MORAINE_SOFTMAX_PAIRS(NAME, ATTRIBUTE, LANES)                                           \
   ATTRIBUTE MORAINE_INLINE float NAME##_softmax_pairs(float* s, const float* add, Index n,      \
                                                       float factor, float before, float* top) { \
-    return add ? softmax_to_pairs<LANES, true>(s, add, n, factor, before, top)                  \
-               : softmax_to_pairs<LANES, false>(s, add, n, factor, before, top);                \
+    return softmax_to_pairs<LANES>(s, add, n, factor, before, top);                             \
   }
 MORAINE_SOFTMAX_PAIRS(portable, __attribute__((noinline)), Lanes4)
 #if defined(MORAINE_X86)
