@@ -83,7 +83,7 @@ MORAINE_FLATTEN void tap_tile(const float* x, Index step, const Index* at, const
 /// that cross a cache line are what these loops wait for.
 template <class F>
 MORAINE_FLATTEN void keep([[maybe_unused]] F& x) {
-#if defined(MORAINE_X86)
+#if defined(MORAINE_X86) && !defined(__clang__)
   __asm__("" : "+v"(x));
 #endif
 }
