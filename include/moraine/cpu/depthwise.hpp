@@ -378,10 +378,10 @@ MORAINE_INLINE Correlator::Correlator(const Correlation& c, float beside)
   used_ = cols_ + (high_col - low_col_) / s;
   phase_ = (used_ + 7) / 8 * 8;
   pitch_ = phase_ * s;
-  // About 64 KiB: a band is read from the second cache.
-  band_ = (Index{1} << 14) / (pitch_ * c_.rows.step * c_.sources) / high_ * high_;
-  if (band_ < high_) band_ = high_;
-  if (band_ >= outs) band_ = outs < high_ ? high_ : outs;
+  // About 128 KiB, in bands of one height: a band is read from the second cache.
+  const Index most = (Index{1} << 15) / (pitch_ * c_.rows.step * c_.sources);
+  const Index bands = most > high_ ? (outs + most - 1) / most : (outs + high_ - 1) / high_;
+  band_ = bands > 0 ? ((outs + bands - 1) / bands + high_ - 1) / high_ * high_ : high_;
   rows_ = (band_ - 1) * c_.rows.step + high_row - low_row_ + 1;
   for (Index source = 0; source < c_.sources; ++source)
     for (Index i : c_.rows.at)
@@ -396,8 +396,12 @@ MORAINE_INLINE Correlator::Correlator(const Correlation& c, float beside)
 /// The rows that outputs from `first` on read.
 MORAINE_INLINE void Correlator::fill(const float* x, Index first) {
   const Index from = first * c_.rows.step + low_row_, s = c_.columns.step;
+  const Index left = c_.rows.outs - first,
+              unused = left < band_ ? (band_ - left) * c_.rows.step : 0;
+  // Planes smaller than a tile have it whole: what lies beneath them must be numbers.
+  const Index used = left < high_ ? rows_ : rows_ - unused;
   for (Index source = 0; source < c_.sources; ++source)
-    for (Index r = 0; r < rows_; ++r) {
+    for (Index r = 0; r < used; ++r) {
       float* to = scratch_.data() + (source * rows_ + r) * pitch_;
       const Index row = from + r;
       if (row < 0 || row >= c_.rows.size) {
