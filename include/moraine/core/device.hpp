@@ -8,6 +8,8 @@
 #include <moraine/core/error.hpp>
 #include <moraine/core/mutex.hpp>
 
+#include <sys/mman.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
@@ -22,22 +24,26 @@ inline const char* name_of(Device d) { return d == Device::cpu ? "cpu" : "cuda";
 
 /// The CPU row of the device table: counts what tensors hold, and keeps freed blocks for the next
 /// step of a training loop, which asks for the same sizes again (a fresh block costs a page fault
-/// for every 4 KiB).
+/// for every 4 KiB). Large blocks come from the system directly: until they are written to they
+/// cost nothing, and read as zero. (Asking for huge pages made a model's start four times slower:
+/// the system moves memory about to find them.)
 struct CpuDevice {
   std::atomic<std::size_t> live{0};   ///< bytes held by tensors now
   std::atomic<std::size_t> peak{0};   ///< the most that were held at once
   std::atomic<std::size_t> limit{0};  ///< refuse to hold more than this; 0: no limit
   std::atomic<std::size_t> cache_limit{std::size_t{1} << 28};  ///< bytes kept for reuse; 0: none
 
-  void* alloc(std::size_t bytes);
+  /// `zero`, if given, is set where the block is known to hold zeros.
+  void* alloc(std::size_t bytes, bool* zero = nullptr);
   void free(void* p, std::size_t bytes) noexcept;
   /// Gives every kept block back to the system.
   void trim() noexcept;
   void reset_peak() { peak = live.load(); }
 
  private:
-  static constexpr std::size_t kept_from = 1 << 15;  // smaller blocks: malloc is fast enough
-  static constexpr int classes = 4 * 32;             // four sizes per power of two from kept_from
+  static constexpr std::size_t kept_from = 1 << 15;    // smaller blocks: malloc is fast enough
+  static constexpr std::size_t mapped_from = 1 << 21;  // larger blocks: mmap, not malloc
+  static constexpr int classes = 4 * 32;               // four sizes per power of two from kept_from
   struct Block {
     Block* next;
   };
@@ -49,6 +55,17 @@ struct CpuDevice {
     cls += static_cast<int>(steps);
     return base + steps * quarter;
   }
+  static std::size_t rounded(std::size_t bytes, int& cls) {
+    cls = classes;  // none
+    std::size_t want = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
+    return want >= kept_from ? round(want, cls) : want;
+  }
+  static void give_back(void* p, std::size_t want) noexcept {
+    if (want >= mapped_from)
+      munmap(p, want);
+    else
+      std::free(p);
+  }
   Mutex mutex_;
   std::size_t cached_ = 0;
   Block* kept_[classes + 8] = {};
@@ -56,7 +73,7 @@ struct CpuDevice {
 
 inline CpuDevice cpu_device;
 
-inline void* CpuDevice::alloc(std::size_t bytes) {
+inline void* CpuDevice::alloc(std::size_t bytes, bool* zero) {
   const std::size_t now = live.fetch_add(bytes) + bytes;
   const std::size_t most = limit.load(std::memory_order_relaxed);
   if (most && now > most) {
@@ -69,19 +86,26 @@ inline void* CpuDevice::alloc(std::size_t bytes) {
   std::size_t seen = peak.load();
   while (now > seen && !peak.compare_exchange_weak(seen, now)) {
   }
-  std::size_t want = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
-  if (want >= kept_from && cache_limit.load(std::memory_order_relaxed)) {
-    int cls;
-    want = round(want, cls);
+  int cls;
+  const std::size_t want = rounded(bytes, cls);
+  if (zero) *zero = false;
+  if (cls < classes) {
     const Lock lock(mutex_);
-    if (cls < classes && kept_[cls]) {
+    if (kept_[cls]) {
       Block* b = kept_[cls];
       kept_[cls] = b->next;
       cached_ -= want;
       return b;
     }
   }
-  void* p = std::aligned_alloc(64, want);
+  void* p = nullptr;
+  if (want >= mapped_from) {
+    p = mmap(nullptr, want, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) p = nullptr;
+    if (zero) *zero = true;
+  } else {
+    p = std::aligned_alloc(64, want);
+  }
   if (!p) {
     live -= bytes;
     fail(ErrorKind::memory, "memory: the system has no " + std::to_string(bytes) + " bytes left; " +
@@ -92,28 +116,29 @@ inline void* CpuDevice::alloc(std::size_t bytes) {
 
 inline void CpuDevice::free(void* p, std::size_t bytes) noexcept {
   live -= bytes;
-  std::size_t want = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
-  if (want >= kept_from && cache_limit.load(std::memory_order_relaxed)) {
-    int cls;
-    want = round(want, cls);
+  int cls;
+  const std::size_t want = rounded(bytes, cls);
+  if (cls < classes) {
     const Lock lock(mutex_);
-    if (cls < classes && cached_ + want <= cache_limit) {
+    if (cached_ + want <= cache_limit.load(std::memory_order_relaxed)) {
       kept_[cls] = new (p) Block{kept_[cls]};
       cached_ += want;
       return;
     }
   }
-  std::free(p);
+  give_back(p, want);
 }
 
 inline void CpuDevice::trim() noexcept {
   const Lock lock(mutex_);
-  for (Block*& head : kept_)
-    while (head) {
+  for (int cls = 0; cls < classes; ++cls) {
+    const std::size_t base = kept_from << (cls / 4), want = base + base / 4 * (cls % 4);
+    for (Block*& head = kept_[cls]; head;) {
       Block* next = head->next;
-      std::free(head);
+      give_back(head, want);
       head = next;
     }
+  }
   cached_ = 0;
 }
 

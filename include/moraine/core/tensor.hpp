@@ -28,7 +28,7 @@ class Storage {
  public:
   Storage(std::size_t bytes, Device device) : bytes_(bytes), device_(device) {
     if (device == Device::cpu) {
-      data_ = cpu_device.alloc(bytes);
+      data_ = cpu_device.alloc(bytes, &zero_);
     } else {
       if (!cuda_device.alloc) fail(ErrorKind::device, std::string("tensor: ") + cuda_device.status);
       data_ = cuda_device.alloc(bytes);
@@ -49,13 +49,15 @@ class Storage {
   void* data() const { return data_; }
   Device device() const { return device_; }
   bool borrowed() const { return borrowed_; }
+  /// Known to have held zeros when it was made.
+  bool zero() const { return zero_; }
 
  private:
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
   Device device_ = Device::cpu;
   std::shared_ptr<const void> owner_;
-  bool borrowed_ = false;
+  bool borrowed_ = false, zero_ = false;
 };
 
 template <class T = float>
@@ -96,7 +98,7 @@ class Tensor {
   static Tensor zeros(const Shape& shape, Device device = Device::cpu) {
     if (device == Device::cpu) {
       Tensor t = empty(shape);
-      if (t.numel())
+      if (t.numel() && !t.storage_->zero())
         std::memset(static_cast<void*>(t.data_), 0,
                     static_cast<std::size_t>(t.numel()) * sizeof(T));
       return t;

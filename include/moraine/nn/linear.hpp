@@ -29,15 +29,19 @@ struct Linear final : Layer<T> {
     if (packed_of_ != weight.data() || packed_as_ != with.product || weight.tracked())
       return linear(x, weight, bias, with);
     with.packed = packed_;
-    with.packed_back = packed_back_;
+    if (wants(x)) {  // only what is trained through needs it
+      if (!packed_back_)
+        packed_back_ =
+            cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1), product);
+      with.packed_back = packed_back_;
+    }
     return linear(x, weight, bias, with);
   }
   void pack() override {
     if (weight.tracked() || weight.device() != Device::cpu || !weight.contiguous_in_memory())
       return;
     packed_ = cpu::pack_weight(weight.data(), weight.size(0), weight.size(1), product);
-    packed_back_ =
-        cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1), product);
+    packed_back_ = nullptr;
     packed_as_ = product;
     packed_of_ = weight.data();
   }
