@@ -26,14 +26,15 @@ MORAINE_FLATTEN void max_block(const float* x, const Index* at, const int* mark,
   using F = typename L::F;
   using I = typename L::I;
   F m[V], v;
-  I d[V] = {};
+  [[maybe_unused]] I d[V];
+  if constexpr (PLACE) __builtin_memset(d, 0, sizeof d);
   MORAINE_UNROLL for (int k = 0; k < V; ++k) {
     L::load(m[k], x + at[0] + k * L::width);
-    d[k] = I{} + mark[0];
+    if constexpr (PLACE) d[k] += mark[0];
   }
   for (Index t = 1; t < taps; ++t) {
     const float* const p = x + at[t];
-    const I now = I{} + mark[t];
+    [[maybe_unused]] const I now = I{} + mark[t];
     MORAINE_UNROLL for (int k = 0; k < V; ++k) {
       L::load(v, p + k * L::width);
       const I take = ~(I)(v <= m[k]) & (I)(m[k] == m[k]);

@@ -171,8 +171,9 @@ struct Places {
     weight.resize(at.size());
     dots.resize(at.size());
   }
-  /// Those of query `r` (of all batches, queries and heads).
-  void find(const DeformShape& s, const Size2* grids, const T* place, const T* a, Index r) {
+  /// Those of query `r` (of all batches, queries and heads); keep: also `corners`, for gradients.
+  void find(const DeformShape& s, const Size2* grids, const T* place, const T* a, Index r,
+            bool keep) {
     // A head's next queries lie far on, where no processor looks for them by itself.
     const Index samples = s.levels * s.points, next = r + 4 * s.heads;
     for (Index i = 0; i < 2 * samples; i += 64 / static_cast<Index>(sizeof(T)))
@@ -184,17 +185,41 @@ struct Places {
     finite = true;
     corners.clear();
     Index base = 0;
+    Index* to = at.data();
+    T* w = weight.data();
     for (Index l = 0; l < s.levels; ++l) {
+      const Size2 grid = grids[l];
+      const T gw = static_cast<T>(grid.w), gh = static_cast<T>(grid.h);
       for (Index p = 0; p < s.points; ++p, place += 2, ++a) {
-        const Corners<T>& c = corners.emplace_back(place[0], place[1], grids[l]);
-        finite = finite && c.finite;
-        for (int i = 0; i < c.n; ++i, ++n) {
-          at[static_cast<std::size_t>(n)] = (base + c.at[i]) * s.size;
-          weight[static_cast<std::size_t>(n)] = *a * c.weight[i];
+        const T u = place[0] * gw - T(0.5), v = place[1] * gh - T(0.5);
+        if (!keep && u >= T(0) && v >= T(0) && u < gw - 1 && v < gh - 1) {  // nearly all
+          const int i = static_cast<int>(u), j = static_cast<int>(v);
+          const T fx = u - static_cast<T>(i), fy = v - static_cast<T>(j);
+          const T low = *a * fy, high = *a - low;
+          const Index first = (base + j * grid.w + i) * s.size;
+          to[0] = first;
+          to[1] = first + s.size;
+          to[2] = first + grid.w * s.size;
+          to[3] = to[2] + s.size;
+          w[1] = high * fx;
+          w[0] = high - w[1];
+          w[3] = low * fx;
+          w[2] = low - w[3];
+          to += 4;
+          w += 4;
+          continue;
         }
+        const Corners<T> c(place[0], place[1], grid);
+        finite = finite && c.finite;
+        for (int i = 0; i < c.n; ++i) {
+          *to++ = (base + c.at[i]) * s.size;
+          *w++ = *a * c.weight[i];
+        }
+        if (keep) corners.push_back(c);
       }
-      base += grids[l].h * grids[l].w;
+      base += grid.h * grid.w;
     }
+    n = to - at.data();
   }
 };
 
@@ -212,7 +237,7 @@ void DeformAttention<T>::cpu(const DeformAttention& k) {
     for (Index t = begin; t < end; ++t) {  // head by head
       const Index q = t % s.queries, h = t / s.queries % s.heads, b = t / s.queries / s.heads;
       const Index r = (b * s.queries + q) * s.heads + h;
-      places.find(s, k.grids, k.locations, k.weights, r);
+      places.find(s, k.grids, k.locations, k.weights, r, false);
       T* const y = k.y + r * s.size;
       cpu::gather_rows(heads.data() + (b * s.heads + h) * s.tokens * s.size, places.at.data(),
                        places.weight.data(), places.n, s.size, y);
@@ -239,7 +264,7 @@ void DeformAttentionGrad<T>::cpu(const DeformAttentionGrad& k) {
       for (Index q = 0; q < s.queries; ++q) {
         const Index r = (x / s.heads * s.queries + q) * s.heads + x % s.heads;
         const T* const g = k.dy + r * s.size;
-        places.find(s, k.grids, k.locations, k.weights, r);
+        places.find(s, k.grids, k.locations, k.weights, r, scores);
         if (k.dvalue)
           cpu::scatter_rows(dheads.data() + x * s.tokens * s.size, places.at.data(),
                             places.weight.data(), places.n, s.size, g);
