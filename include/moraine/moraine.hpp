@@ -6,7 +6,6 @@
 #include <moraine/core/any_tensor.hpp>
 #include <moraine/core/random.hpp>
 #include <moraine/nn/attention.hpp>
-#include <moraine/nn/bf16.hpp>
 #include <moraine/nn/block.hpp>
 #include <moraine/nn/init.hpp>
 #include <moraine/nn/linear.hpp>
@@ -24,7 +23,6 @@
 #include <moraine/ops/conv.hpp>
 #include <moraine/ops/conv_transpose.hpp>
 #include <moraine/ops/cross_entropy.hpp>
-#include <moraine/ops/deform_attention.hpp>
 #include <moraine/ops/dice_loss.hpp>
 #include <moraine/ops/distance.hpp>
 #include <moraine/ops/dropout.hpp>

@@ -114,6 +114,29 @@ def two_units(b):
     expect(run(app), "one copy of everything\n")
 
 
+def debug_speed(b):
+    """A user's own Debug build runs the kernels at nearly the speed of an optimised one: g++ by what
+    the headers ask for, any compiler when it links moraine::compiled."""
+    builds = {
+        "-O2": [b.compile(UNITS / "kernel_speed.cpp", "speed_2.o", "-O2")],
+        "-O0 and moraine::compiled": [
+            b.compile(UNITS / "kernel_speed.cpp", "speed_c.o", "-O0", "-DMORAINE_COMPILED"),
+            b.compiled,
+        ],
+    }
+    if "clang" not in run(b.cxx, "--version"):
+        builds["-O0"] = [b.compile(UNITS / "kernel_speed.cpp", "speed_0.o", "-O0", "-g")]
+    apps = {n: b.link(f"speed_{i}", *what) for i, (n, what) in enumerate(builds.items())}
+    best = dict.fromkeys(apps, 1e9)
+    for _ in range(3):
+        for name, app in apps.items():
+            best[name] = min(best[name], float(run(app)))
+    for name, seconds in best.items():
+        print(f"{name}: {1e3 * seconds:.2f} ms, {seconds / best['-O2']:.2f} of -O2")
+        if seconds > 2 * best["-O2"]:
+            raise Failure(f"a block takes {seconds / best['-O2']:.1f} times as long with {name}")
+
+
 def mixed(b):
     """Header-only and compiled objects in one program, in either order."""
     plain = b.compile(UNITS / "mixed_main.cpp", "plain.o")
@@ -336,7 +359,10 @@ def cuda_cmake(b):
 
 CASES = {
     f.__name__: f
-    for f in (two_units, mixed, hidden, refused, find_package, pkg_config, plain_gpp, add_subdirectory)
+    for f in (
+        two_units, debug_speed, mixed, hidden, refused, find_package, pkg_config, plain_gpp,
+        add_subdirectory,
+    )
     + (fetch_content, cuda_objects, cuda_archive, cuda_shared, cuda_user, cuda_links, cuda_cmake)
 }
 

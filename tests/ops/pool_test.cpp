@@ -9,7 +9,7 @@ using namespace moraine;
 
 namespace {
 
-PoolOptions options(const golden::Parameters& p) {
+PoolOptions pool_options(const golden::Parameters& p) {
   const auto size = [&](const char* key, double otherwise) {
     const auto v = p.pair(key, otherwise);
     return Size2(static_cast<Index>(v.first), static_cast<Index>(v.second));
@@ -55,10 +55,10 @@ OP_CASE(
 
 TEST_CASE("pooling agrees with PyTorch") {
   golden::check_group("pool", "max_pool2d", 6, [](auto& x, const golden::Parameters& p) {
-    return max_pool2d(x[0], options(p));
+    return max_pool2d(x[0], pool_options(p));
   });
   golden::check_group("pool", "avg_pool2d", 5, [](auto& x, const golden::Parameters& p) {
-    return avg_pool2d(x[0], options(p));
+    return avg_pool2d(x[0], pool_options(p));
   });
   golden::check_group("pool", "adaptive_avg_pool2d", 4, [](auto& x, const golden::Parameters& p) {
     const auto to = p.pair("output_size", 1);

@@ -16,7 +16,7 @@ Interpolation mode_of(const std::string& name) {
   CHECK(name == "nearest-exact");
   return Interpolation::nearest_exact;
 }
-ResizeOptions options(const golden::Parameters& p) {
+ResizeOptions resize_options(const golden::Parameters& p) {
   const auto size = p.pair("size", 0), factor = p.pair("scale_factor", 0);
   return {.size = {static_cast<Index>(size.first), static_cast<Index>(size.second)},
           .scale_factor = {factor.first, factor.second},
@@ -68,7 +68,9 @@ OP_CASE(
     {.empty = {3}});
 
 TEST_CASE("resize agrees with PyTorch in every mode, by size and by factor") {
-  const auto run = [](auto& x, const golden::Parameters& p) { return resize(x[0], options(p)); };
+  const auto run = [](auto& x, const golden::Parameters& p) {
+    return resize(x[0], resize_options(p));
+  };
   golden::check_group("resize_bilinear", "interpolate", 33, run);
   golden::check_group("resize_bicubic", "interpolate", 33, run);
   golden::check_group("resize_other", "interpolate", 32, run);

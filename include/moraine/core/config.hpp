@@ -11,6 +11,16 @@
 /// and of its plugins must be one object even under -fvisibility=hidden.
 #define MORAINE_API __attribute__((visibility("default")))
 
+/// Around all kernels: g++ optimises them even where the file is compiled without (a user's Debug
+/// build, whose products would be thirty times slower). clang cannot: link moraine::compiled there.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__OPTIMIZE__) && !defined(__CUDACC__)
+#define MORAINE_OPTIMISED_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"O2\")")
+#define MORAINE_OPTIMISED_END _Pragma("GCC pop_options")
+#else
+#define MORAINE_OPTIMISED_BEGIN
+#define MORAINE_OPTIMISED_END
+#endif
+
 /// Callable from host and device code. `__CUDACC__` is the only test for CUDA in this library.
 #if defined(__CUDACC__)
 #define MORAINE_HD __host__ __device__

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <moraine/core/config.hpp>
 #include <moraine/core/error.hpp>
@@ -17,45 +18,48 @@
 namespace moraine MORAINE_API {
 
 namespace detail {
-/// CPUs that a cgroup's quota is worth; 0 if it sets none. v2 says "quota period" or "max period"
-/// in cpu.max, v1 has two files.
-inline double cgroup_cpus(const std::string& folder) {
-  double quota = -1, period = 100000;
-  if (std::FILE* f = std::fopen((folder + "/cpu.max").c_str(), "re")) {
-    if (std::fscanf(f, "%lf %lf", &quota, &period) < 1) quota = -1;
+/// CPUs that the quota in folder/file is worth; 0 if there is none. v2 says "quota period" or "max
+/// period" in cpu.max, v1 has two files.
+inline double cgroup_cpus(const char* folder, const char* path, int length) {
+  const auto read = [&](const char* file, double* a, double* b) {
+    char name[1200];
+    std::snprintf(name, sizeof name, "%s%.*s/%s", folder, length, path, file);
+    std::FILE* const f = std::fopen(name, "re");
+    if (!f) return 0;
+    const int n = std::fscanf(f, "%lf %lf", a, b);
     std::fclose(f);
-  } else if (std::FILE* g = std::fopen((folder + "/cpu.cfs_quota_us").c_str(), "re")) {
-    if (std::fscanf(g, "%lf", &quota) != 1) quota = -1;
-    std::fclose(g);
-    if (std::FILE* h = std::fopen((folder + "/cpu.cfs_period_us").c_str(), "re")) {
-      if (std::fscanf(h, "%lf", &period) != 1) period = 100000;
-      std::fclose(h);
-    }
-  }
+    return n;
+  };
+  double quota = -1, period = 100000, none;
+  if (read("cpu.max", &quota, &period) < 1 && read("cpu.cfs_quota_us", &quota, &none) == 1)
+    read("cpu.cfs_period_us", &period, &none);
   return quota > 0 && period > 0 ? quota / period : 0;
 }
 
 /// The least quota from this process's own cgroup up to the root, since every one of them holds.
 inline double cgroup_limit() {
   double least = 0;
-  const auto take = [&](const std::string& folder) {
-    const double c = cgroup_cpus(folder);
+  const auto take = [&](const char* folder, const char* path, int length) {
+    const double c = cgroup_cpus(folder, path, length);
     if (c > 0 && (least == 0 || c < least)) least = c;
   };
-  take("/sys/fs/cgroup");
-  take("/sys/fs/cgroup/cpu");
+  take("/sys/fs/cgroup", "", 0);
+  take("/sys/fs/cgroup/cpu", "", 0);
   if (std::FILE* f = std::fopen("/proc/self/cgroup", "re")) {
-    char line[1024];
+    char line[1024], kind[64], path[1024];
     while (std::fgets(line, sizeof line, f)) {  // "0::/path" or "4:cpu,cpuacct:/path"
-      const std::string text(line);
-      const auto second = text.find(':', text.find(':') + 1);
-      if (second == std::string::npos) continue;
-      const std::string kind = text.substr(0, second);
-      std::string path = text.substr(second + 1, text.find('\n') - second - 1);
-      const bool v2 = kind == "0:";
-      if (!v2 && kind.find("cpu") == std::string::npos) continue;
-      for (; path.size() > 1; path.erase(path.rfind('/') == 0 ? 1 : path.rfind('/')))
-        take((v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu") + path);
+      int at = 0, end = 0;
+      for (; line[at] && line[at] != ':'; ++at) {
+      }
+      if (!line[at]) continue;
+      const bool v2 = std::sscanf(line, "0::%1023[^\n]", path) == 1;
+      const bool v1 = !v2 && std::sscanf(line + at, ":%63[^:]:%1023[^\n]", kind, path) == 2 &&
+                      std::strstr(kind, "cpu");
+      if (!v2 && !v1) continue;
+      while (path[end]) ++end;
+      for (; end > 1; --end)  // /a/b, then /a
+        if (!path[end] || path[end] == '/')
+          take(v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu", path, end);
     }
     std::fclose(f);
   }

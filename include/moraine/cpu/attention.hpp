@@ -16,6 +16,7 @@
 #include <moraine/cpu/gemm_kernels.hpp>
 #include <moraine/cpu/pack.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -69,6 +70,9 @@ struct Attention {
 
 void attention(const Attention<float>& a);
 void attention(const Attention<double>& a);
+/// With a choice of its products; in double it is ignored.
+void attention(const Attention<float>& a, Product p);
+inline void attention(const Attention<double>& a, Product) { attention(a); }
 
 namespace detail {
 class TermRows;
@@ -82,6 +86,8 @@ AttendFunction attend;
 void attention_with(const GemmKernels& kernels, const Attention<float>& a,
                     AttendFunction* attend_to = attend);
 }  // namespace detail
+/// The `attend` of Product::bf16, beside bf16_slot.
+inline detail::AttendFunction* bf16_attend_slot = nullptr;
 
 #if defined(MORAINE_BODIES)
 
@@ -406,7 +412,13 @@ MORAINE_INLINE void attention(const Attention<double>& a) {
   });
 }
 
+MORAINE_INLINE void attention(const Attention<float>& a, Product p) {
+  const GemmKernels& kernels = kernels_of(p);
+  detail::attention_with(kernels, a, p == Product::bf16 ? bf16_attend_slot : detail::attend);
+}
+
 #endif  // MORAINE_BODIES
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

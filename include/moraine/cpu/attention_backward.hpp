@@ -12,6 +12,7 @@
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/attention.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -385,3 +386,4 @@ MORAINE_INLINE void attention_backward(const AttentionBackward<double>& a) {
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

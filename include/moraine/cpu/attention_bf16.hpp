@@ -12,12 +12,9 @@
 #include <moraine/cpu/attention.hpp>
 #include <moraine/cpu/bf16_kernels.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
-
-/// Attention with a choice of its products. In double the choice is ignored.
-void attention(const Attention<float>& a, Product p);
-inline void attention(const Attention<double>& a, Product) { attention(a); }
 
 namespace detail {
 AttendFunction attend_pairs;  ///< what attention_with takes together with kernels of pairs
@@ -194,14 +191,8 @@ MORAINE_INLINE void attend_pairs(const GemmKernels& ker, const Attention<float>&
 
 }  // namespace detail
 
-MORAINE_INLINE void attention(const Attention<float>& a, Product p) {
-  if (p == Product::bf16)
-    detail::attention_with(bf16_kernels(), a, detail::attend_pairs);
-  else
-    attention(a);
-}
-
 #endif  // MORAINE_BODIES
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

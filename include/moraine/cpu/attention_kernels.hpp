@@ -6,6 +6,7 @@
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/simd.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -301,3 +302,4 @@ MORAINE_INLINE const AttentionKernels& attention_kernels(Isa isa) {
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

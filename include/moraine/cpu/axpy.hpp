@@ -3,6 +3,7 @@
 #include <moraine/core/config.hpp>
 #include <moraine/core/shape.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -18,3 +19,4 @@ inline void axpy(Index n, T a, const T* __restrict x, T* __restrict y) {
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

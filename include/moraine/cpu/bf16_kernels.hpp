@@ -11,20 +11,9 @@
 #include <moraine/core/dtype.hpp>
 #include <moraine/cpu/gemm_kernels.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
-
-/// What turns floats into pairs. Rounds to nearest, ties to even; NaN stays NaN.
-struct PairKernels {
-  /// n floats to (n+1)/2 pairs.
-  void (*round)(const float* x, Index n, float* pairs);
-  /// One panel: element (i,j) of the source (k rows, cols <= w columns) lies at src[i * row + j *
-  /// col]; its pair goes to dst[i/2 * w + j]. Columns from cols on are zero.
-  PackFunction* pack;
-  /// Six columns a panel, the next panel `next` words on: element (i,j), i < k, j < cols <= 96, at
-  /// src[i * row + j] goes to dst[j/6 * next + i/2 * 6 + j%6]. What pack does, a row at a time.
-  void (*strips)(const float* src, Index row, Index k, Index cols, float* dst, Index next);
-};
 
 /// The generic kernels of one instruction set; null if this machine lacks it.
 const GemmKernels* bf16_kernels(Isa isa);
@@ -370,3 +359,4 @@ MORAINE_INLINE const GemmKernels& bf16_kernels() {
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -7,6 +7,7 @@
 #include <moraine/cpu/row_kernels.hpp>
 #include <moraine/cpu/simd.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -151,3 +152,4 @@ MORAINE_INLINE void norm_gradient(const float* g, const float* x, Index n, float
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -8,6 +8,7 @@
 #include <moraine/cpu/pack.hpp>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -116,3 +117,4 @@ MORAINE_INLINE void pack_columns(const Windows& g, const float* x, Index p0, Ind
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

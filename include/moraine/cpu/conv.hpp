@@ -14,6 +14,7 @@
 #include <moraine/cpu/gemm.hpp>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -344,3 +345,4 @@ MORAINE_INLINE void conv_grad_weight(const Conv& c, const float* x, const float*
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -14,6 +14,7 @@
 #include <moraine/cpu/simd.hpp>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -486,3 +487,4 @@ MORAINE_INLINE void Correlator::weight(const float* x, const float* dy, float* d
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -5,6 +5,7 @@
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/simd.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -158,3 +159,4 @@ MORAINE_INLINE void scatter_rows(float* x, const Index* at, const float* w, Inde
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

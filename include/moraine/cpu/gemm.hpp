@@ -14,12 +14,12 @@
 #include <moraine/core/parallel.hpp>
 #include <moraine/core/product.hpp>
 #include <moraine/core/shape.hpp>
-#include <moraine/cpu/bf16_kernels.hpp>
 #include <moraine/cpu/gemm_kernels.hpp>
 #include <moraine/cpu/pack.hpp>
 #include <moraine/cpu/row_kernels.hpp>
 #include <string>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -371,3 +371,4 @@ MORAINE_INLINE void gemm<double>(const Gemm<double>& g) {
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

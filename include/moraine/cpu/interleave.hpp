@@ -6,6 +6,7 @@
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/simd.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -102,3 +103,4 @@ inline void zip(const double* x, Index ld, Index step, double offset, Index n, d
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

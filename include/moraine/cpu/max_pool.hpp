@@ -9,6 +9,7 @@
 #include <moraine/cpu/simd.hpp>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -130,3 +131,4 @@ MORAINE_INLINE void max_pool(const TapAxis& rows, const TapAxis& columns, Index 
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -9,10 +9,10 @@
 #include <moraine/core/parallel.hpp>
 #include <moraine/core/product.hpp>
 #include <moraine/core/shape.hpp>
-#include <moraine/cpu/bf16_kernels.hpp>
 #include <moraine/cpu/gemm_kernels.hpp>
 #include <string>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -165,9 +165,17 @@ struct PackedWeight<double> {};
 MORAINE_INLINE std::shared_ptr<const PackedWeight<float>> pack_matrix(
     const float* b, Index row, Index col, Index k, Index n,
     const GemmKernels& kernels = gemm_kernels());
+/// Where a program that includes ops/bf16.hpp puts the kernels of Product::bf16: a program that
+/// does not name them need not compile them.
+inline const GemmKernels& (*bf16_slot)() = nullptr;
 /// The kernels of this machine for a product.
 inline const GemmKernels& kernels_of(Product p) {
-  return p == Product::bf16 ? bf16_kernels() : gemm_kernels();
+  if (p == Product::fp32) return gemm_kernels();
+  if (!bf16_slot)
+    fail(ErrorKind::value,
+         "bf16: this program holds no bfloat16 products -> #include <moraine/ops/bf16.hpp>, or "
+         "<moraine/nn/bf16.hpp>, in one of its files");
+  return bf16_slot();
 }
 
 #if defined(MORAINE_BODIES)
@@ -207,3 +215,4 @@ inline std::shared_ptr<const PackedWeight<double>> pack_weight_backward(const do
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -8,6 +8,7 @@
 #include <moraine/cpu/pack.hpp>
 #include <moraine/cpu/simd.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -241,3 +242,4 @@ MORAINE_INLINE void resample(const Table<float>& rows, const Table<float>& colum
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -7,6 +7,7 @@
 #include <moraine/core/shape.hpp>
 #include <moraine/cpu/simd.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -386,3 +387,4 @@ MORAINE_INLINE const RowKernels& row_kernels() { return *row_kernels(best_isa())
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

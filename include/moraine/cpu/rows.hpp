@@ -11,6 +11,7 @@
 #include <moraine/cpu/pack.hpp>
 #include <moraine/cpu/row_kernels.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -336,3 +337,4 @@ inline void adamw(const AdamW& o, Index n, double* p, const double* g, double* m
 
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

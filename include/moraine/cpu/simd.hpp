@@ -39,6 +39,7 @@
 #define MORAINE_BODIES 1
 #endif
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 namespace cpu {
 
@@ -292,3 +293,4 @@ MORAINE_FLATTEN void gelu_tanh_grad(typename L::F& x) {
 }  // namespace simd
 }  // namespace cpu
 }  // namespace moraine
+MORAINE_OPTIMISED_END

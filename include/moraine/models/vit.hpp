@@ -73,8 +73,8 @@ struct ViT {
   std::vector<Block<T>> blocks;
   LayerNorm<T> norm;
   /// Keeps only the input of every block for the backward, which then runs the block once more: a
-  /// third more time, a fraction of the memory. Gradients differ by rounding where a block's input is
-  /// read elsewhere too. The ViT must not move between forward and backward.
+  /// third more time, a fraction of the memory. Gradients differ by rounding where a block's input
+  /// is read elsewhere too. The ViT must not move between forward and backward.
   bool gradient_checkpointing = false;
 
   ViT() = default;

@@ -1,24 +1,9 @@
 #pragma once
-// bfloat16 products in a whole model, and what rounding to bfloat16 means.
-#include <moraine/core/parallel.hpp>
+// bfloat16 products in a whole model.
 #include <moraine/nn/module.hpp>
+#include <moraine/ops/bf16.hpp>
 
 namespace moraine MORAINE_API {
-
-/// The nearest bfloat16 of every element, ties to even: what a product of Product::bf16 does to its
-/// operands. The gradient passes through unchanged.
-template <class T>
-Tensor<T> round_bf16(const Tensor<T>& x) {
-  const Tensor<T> c = x.contiguous().detach();
-  if (c.device() != Device::cpu)
-    fail(ErrorKind::device, "round_bf16: has no CUDA form yet; x " + str(x.shape()));
-  Tensor<T> y = empty_like(c);
-  parallel_for(c.numel(), 1 << 14, [&](Index b, Index e) {
-    for (Index i = b; i < e; ++i)
-      y.data()[i] = static_cast<T>(static_cast<float>(bfloat16(static_cast<float>(c.data()[i]))));
-  });
-  return record("round_bf16", y, {&x}, [](const Tensor<T>& dy) { return Grads<T>{dy}; });
-}
 
 /// Every dense layer and self-attention of a module multiplies bfloat16 operands from now on (or,
 /// with Product::fp32, no longer), also one that an adapter wraps; the adapter's own low-rank

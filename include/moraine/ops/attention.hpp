@@ -8,7 +8,6 @@
 #ifdef MORAINE_HOST
 #include <moraine/cpu/attention.hpp>
 #include <moraine/cpu/attention_backward.hpp>
-#include <moraine/cpu/attention_bf16.hpp>
 #endif
 #include <cmath>
 #include <cstdint>
@@ -17,6 +16,7 @@
 #include <moraine/ops/softmax.hpp>
 #include <string>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 #ifdef MORAINE_HOST
@@ -341,3 +341,4 @@ Tensor<T> self_attention(const Tensor<T>& qkv, Index heads, const AttentionOptio
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

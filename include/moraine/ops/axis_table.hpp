@@ -16,6 +16,7 @@
 #include <type_traits>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -200,3 +201,4 @@ MORAINE_INSTANTIATE(ApplyTables)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -21,6 +21,7 @@
 #include <type_traits>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -295,3 +296,4 @@ MORAINE_INSTANTIATE(BatchNormGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

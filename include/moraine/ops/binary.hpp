@@ -10,6 +10,7 @@
 
 #include <cmath>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -216,3 +217,4 @@ void Binary<F, T>::cpu(const Binary& k) {
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <type_traits>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 using Mask = Tensor<std::uint8_t>;
@@ -149,3 +150,4 @@ MORAINE_INSTANTIATE(Where)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <type_traits>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 /// Sizes of a convolution: x (batch,in,height,width), weight (out,in/groups,kernel), y
@@ -417,3 +418,4 @@ MORAINE_INSTANTIATE(Conv2dGradWeight)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

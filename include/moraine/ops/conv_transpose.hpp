@@ -7,6 +7,7 @@
 // gradient of the weight with the parts of x and dy exchanged. It has no kernel of its own.
 #include <moraine/ops/conv.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 #ifdef MORAINE_HOST
@@ -96,3 +97,4 @@ Tensor<T> conv_transpose2d(const Tensor<T>& x, const Tensor<T>& weight, const Te
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

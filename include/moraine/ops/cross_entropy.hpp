@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -198,3 +199,4 @@ MORAINE_INSTANTIATE(CrossEntropyGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

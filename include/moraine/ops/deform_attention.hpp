@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 /// Sizes: value (batch,tokens,heads,size), locations (batch,queries,heads,levels,points,2).
@@ -296,3 +297,4 @@ MORAINE_INSTANTIATE(DeformAttentionGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -9,6 +9,7 @@
 #include <moraine/ops/unary.hpp>
 #include <string>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 template <class T>
@@ -43,3 +44,4 @@ Tensor<T> dice(const Tensor<T>& x, const Tensor<T>& t, const DiceOptions<T>& o =
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

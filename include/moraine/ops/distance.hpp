@@ -15,6 +15,7 @@
 #include <cstring>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 enum class Metric : unsigned char { l1, l2, l2sq };
@@ -236,3 +237,4 @@ MORAINE_INSTANTIATE(DistanceGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

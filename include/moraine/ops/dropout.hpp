@@ -15,6 +15,7 @@
 
 #include <string>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -87,3 +88,4 @@ MORAINE_INSTANTIATE(Drop)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -161,3 +162,4 @@ MORAINE_INSTANTIATE(GroupNormGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

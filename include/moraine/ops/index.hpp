@@ -18,6 +18,7 @@
 #include <string>
 #include <type_traits>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -259,3 +260,4 @@ MORAINE_INSTANTIATE(Put)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -13,6 +13,7 @@
 
 #include <memory>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -152,3 +153,4 @@ MORAINE_INSTANTIATE(Linear_)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -13,6 +13,7 @@
 
 #include <cmath>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -102,3 +103,4 @@ MORAINE_INSTANTIATE(LogSumExpGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -12,6 +12,7 @@
 #include <moraine/cuda/blas.cuh>
 #endif
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -133,3 +134,4 @@ MORAINE_CUDA_KERNEL(MatMul, double, matmul_cuda)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -14,6 +14,7 @@
 
 #include <cmath>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -113,3 +114,4 @@ MORAINE_INSTANTIATE(LayerNormGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

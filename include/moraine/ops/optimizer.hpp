@@ -10,6 +10,7 @@
 #include <moraine/ops/reduce.hpp>
 #endif
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -54,3 +55,4 @@ MORAINE_INSTANTIATE(SumOfSquares)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

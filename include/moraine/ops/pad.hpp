@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 enum class PadMode : unsigned char { constant, reflect, replicate };
@@ -88,3 +89,4 @@ Tensor<T> pad(const Tensor<T>& x, const std::vector<Padding>& padding, const Pad
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -9,6 +9,7 @@
 #include <moraine/ops/shape.hpp>
 #include <moraine/ops/window.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 /// A view of an image (B,C,H,W) as its patches, (B, H/p, W/q, C, p, q); pixels at the lower and
@@ -108,3 +109,4 @@ Tensor<T> pixel_unshuffle(const Tensor<T>& x, Index r) {
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

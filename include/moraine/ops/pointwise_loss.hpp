@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -294,3 +295,4 @@ void PointwiseLossGrad<F, T>::cpu(const PointwiseLossGrad& k) {
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

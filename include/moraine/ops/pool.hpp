@@ -16,6 +16,7 @@
 
 #include <type_traits>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 struct PoolOptions {
@@ -190,3 +191,4 @@ MORAINE_INSTANTIATE(MaxPoolGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -15,6 +15,7 @@
 
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -296,3 +297,4 @@ MORAINE_INSTANTIATE(Extremum)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -3,6 +3,7 @@
 #include <moraine/core/dtype.hpp>
 #include <moraine/core/shape.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 enum class Reduction : unsigned char {
@@ -37,3 +38,4 @@ A ordered_sum(const A* v, Index n) {
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -16,6 +16,7 @@
 #include <moraine/ops/axis_table.hpp>
 #include <moraine/ops/window.hpp>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 enum class Interpolation : unsigned char { bilinear, bicubic, area, nearest, nearest_exact };
@@ -200,3 +201,4 @@ Tensor<T> resize_axis(const Tensor<T>& x, int axis, Index out, const AxisResize&
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 /// Shifts axis axes[i] by shifts[i] elements towards its end; what falls out enters at the front.
@@ -39,3 +40,4 @@ Tensor<T> flip(const Tensor<T>& x, const std::vector<int>& axes) {
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -24,6 +24,7 @@
 #include <type_traits>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 #ifdef MORAINE_HOST
@@ -297,3 +298,4 @@ MORAINE_INSTANTIATE(RoutedWeight)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

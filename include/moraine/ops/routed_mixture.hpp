@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -126,3 +127,4 @@ MORAINE_INSTANTIATE(RoutedMixtureGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

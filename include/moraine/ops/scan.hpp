@@ -11,6 +11,7 @@
 
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -63,3 +64,4 @@ MORAINE_INSTANTIATE(Cumsum)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 /// Another shape with the same elements in the same order; one size may be -1 (deduced).
@@ -198,3 +199,4 @@ std::vector<Tensor<T>> split(const Tensor<T>& x, const std::vector<Index>& sizes
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

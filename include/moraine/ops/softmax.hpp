@@ -14,6 +14,7 @@
 
 #include <cmath>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -126,3 +127,4 @@ MORAINE_CUDA_KERNEL(SoftmaxGrad, double, softmax_grad_cuda)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

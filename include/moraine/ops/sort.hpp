@@ -10,6 +10,7 @@
 #include <moraine/ops/shape.hpp>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -122,3 +123,4 @@ MORAINE_INSTANTIATE(Order)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

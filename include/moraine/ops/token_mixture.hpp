@@ -26,6 +26,7 @@
 #include <string>
 #include <vector>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -433,3 +434,4 @@ MORAINE_INSTANTIATE(TokenMixtureGrad)
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -16,6 +16,7 @@
 
 #include <cmath>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 // ---- kernels: what every backend must compute
@@ -125,54 +126,55 @@ template <class T> Tensor<T> quick_gelu(const Tensor<T>& x) { return unary<rules
 template <class T> Tensor<T> silu(const Tensor<T>& x) { return unary<rules::Silu>(x); }
 // clang-format on
 
-/// The activation as an op of its own.
-template <class T>
-Tensor<T> activate(Activation a, const Tensor<T>& x) {
+namespace detail {
+/// Calls f with the rule of a; there is none for Activation::none.
+template <class F>
+void with_rule(Activation a, F f) {
   switch (a) {
     case Activation::none:
-      return x;
+      return;
     case Activation::gelu:
-      return gelu(x);
+      return f(rules::Gelu{});
     case Activation::gelu_tanh:
-      return gelu_tanh(x);
+      return f(rules::GeluTanh{});
     case Activation::quick_gelu:
-      return quick_gelu(x);
+      return f(rules::QuickGelu{});
     case Activation::silu:
-      return silu(x);
+      return f(rules::Silu{});
     case Activation::relu:
-      return relu(x);
+      return f(rules::Relu{});
   }
-  return x;
 }
+}  // namespace detail
 
 /// dy act'(x), without the tape; for fused ops that keep their pre-activation.
 template <class T>
 Tensor<T> activation_grad(Activation a, const Tensor<T>& x, const Tensor<T>& dy) {
+  if (a == Activation::none) return dy;
   Tensor<T> dx = empty_like(dy);
-  const auto run = [&](auto rule) {
+  detail::with_rule(a, [&](auto rule) {
     launch(dy.device(),
            UnaryGrad<decltype(rule), T>{dy.numel(), x.data(), nullptr, dy.data(), dx.data()});
-  };
-  switch (a) {
-    case Activation::none:
-      return dy;
-    case Activation::gelu:
-      run(rules::Gelu{});
-      break;
-    case Activation::gelu_tanh:
-      run(rules::GeluTanh{});
-      break;
-    case Activation::quick_gelu:
-      run(rules::QuickGelu{});
-      break;
-    case Activation::silu:
-      run(rules::Silu{});
-      break;
-    case Activation::relu:
-      run(rules::Relu{});
-      break;
-  }
+  });
   return dx;
+}
+
+/// The activation as an op of its own. One front end for all of them: a file that fuses one should
+/// not compile five.
+template <class T>
+Tensor<T> activate(Activation a, const Tensor<T>& x) {
+  if (a == Activation::none) return x;
+  const Tensor<T> c = x.contiguous().detach();
+  Tensor<T> y = empty_like(c);
+  const char* name = "";
+  detail::with_rule(a, [&](auto rule) {
+    using F = decltype(rule);
+    launch(c.device(), Unary<F, T>{c.numel(), c.data(), y.data()});
+    name = F::name;
+  });
+  return record(name, y, {&x}, [a, kept = wants(x) ? c : Tensor<T>()](const Tensor<T>& dy) {
+    return Grads<T>{activation_grad(a, kept, dy.contiguous())};
+  });
 }
 
 // ---- CPU
@@ -242,3 +244,4 @@ bool bind_unary() {
 #endif
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -5,6 +5,7 @@
 #include <moraine/core/shape.hpp>
 #include <string>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 /// A height and a width. One number stands for both: `.stride = 2`, `.padding = {1, 0}`.
@@ -40,3 +41,4 @@ inline Index windows(const char* op, Index size, Index kernel, Index stride, Ind
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END

@@ -7,6 +7,7 @@
 #include <moraine/ops/shape.hpp>
 #include <string>
 
+MORAINE_OPTIMISED_BEGIN
 namespace moraine MORAINE_API {
 
 /// x (B,H,W,C) -> (B * rows * columns, size, size, C), windows row by row.
@@ -48,3 +49,4 @@ Tensor<T> window_unpartition(const Tensor<T>& windows, Index height, Index width
 }
 
 }  // namespace moraine
+MORAINE_OPTIMISED_END
