@@ -126,7 +126,7 @@ MORAINE_INLINE void attention_backward_piece(
   const bool add = a.terms.any(), row_grads = bias.data || a.drel_h;
   float* const dq = a.dq.data ? share : nullptr;
   float* const rel = share + layout.dq;
-  if (a.drel_h)
+  if (a.drel_h && layout.size > layout.dq)
     std::memset(rel, 0, static_cast<std::size_t>(layout.size - layout.dq) * sizeof(float));
   const Index nk = a.terms.keys_of(b, a.nk), stop = end < nk ? end : nk;
 

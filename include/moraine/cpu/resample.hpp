@@ -187,7 +187,7 @@ MORAINE_INLINE void along_rows(const Table<float>& t, const float* x, Index step
     else
 #endif
       simd::portable_along_columns(t.first, t.begin, t.weight, t.out, q, to, ld);
-    for (Index i = 0; i < here && here < 4; ++i)
+    for (Index i = 0; i < here && here < 4 && t.out > 0; ++i)
       std::memcpy(y + (r + i) * ldy, to + i * ld, static_cast<std::size_t>(t.out) * sizeof(float));
   }
 }

@@ -200,7 +200,7 @@ inline Index first_from(const Index* row, Index first, Index last, Index n) {
 }
 template <class T>
 void copy_row(const T* x, Index n, T* y) {
-  std::memcpy(y, x, static_cast<std::size_t>(n) * sizeof(T));
+  if (n > 0) std::memcpy(y, x, static_cast<std::size_t>(n) * sizeof(T));
 }
 }  // namespace detail
 
@@ -245,7 +245,8 @@ void RoutedUp<T>::cpu(const RoutedUp& k) {
         }
       }
       for (Index n = n0; n < n1; ++n)
-        if (!once || !seen[n - n0]) std::memset(k.y + n * k.d, 0, sizeof(T) * k.d);
+        if (k.d > 0 && (!once || !seen[n - n0]))
+          std::memset(k.y + n * k.d, 0, sizeof(T) * static_cast<std::size_t>(k.d));
       for (Index e = 0; e < k.experts; ++e) {
         Index i = detail::first_from(k.row, k.begin[e], k.begin[e + 1], n0);
         const Index last = detail::first_from(k.row, i, k.begin[e + 1], n1);
