@@ -258,6 +258,14 @@ struct AttentionCall {
             .columns = rel_w.defined() ? rel_w.size(3) : 0};
   }
 };
+/// Not composed by itself there: that holds all scores, and every user of attention would compile
+/// it.
+inline void check_attention_device(const char* op, Device d) {
+  if (d != Device::cpu)
+    fail(ErrorKind::device, std::string(op) +
+                                ": has no CUDA kernel yet -> attention_composed, which holds all "
+                                "scores, or .to(Device::cpu)");
+}
 }  // namespace detail
 
 /// q (B,H,N,D), k (B,H,M,D), v (B,H,M,Dv) -> (B,H,N,Dv). Nothing of size N x M is held but what the
@@ -274,10 +282,7 @@ Tensor<T> attention(const Tensor<T>& q, const Tensor<T>& k, const Tensor<T>& v,
   check_device("attention", q.device(), v.device());
   const Index b = q.size(0), h = q.size(1), n = q.size(2), m = k.size(2), d = q.size(3),
               dv = v.size(3);
-  if (q.device() != Device::cpu) {
-    detail::check_attention("attention", o, {b, h, n, m});
-    return attention_composed(q, k, v, o);
-  }
+  detail::check_attention_device("attention", q.device());
   detail::AttentionCall<T> call("attention", o, detail::unit_rows(q), detail::unit_rows(k),
                                 detail::unit_rows(v), detail::tokens_first<T>(b, h, n, dv));
   const bool dq = wants(q), dk = wants(k), dval = wants(v);
@@ -316,10 +321,7 @@ Tensor<T> self_attention(const Tensor<T>& qkv, Index heads, const AttentionOptio
     fail(ErrorKind::shape, "self_attention: needs (B,N,3C) with C a multiple of the heads; qkv " +
                                str(qkv.shape()) + ", heads " + std::to_string(heads));
   const Index b = qkv.size(0), n = qkv.size(1), c = qkv.size(2) / 3, d = c / heads;
-  if (qkv.device() != Device::cpu) {
-    detail::check_attention("self_attention", o, {b, heads, n, n});
-    return self_attention_composed(qkv, heads, o);
-  }
+  detail::check_attention_device("self_attention", qkv.device());
   const auto part = [=](const Tensor<T>& x, Index i) {  // (B,H,N,D)
     return x.view({b, heads, n, d}, {n * 3 * c, d, 3 * c, 1}, i * c);
   };
