@@ -22,40 +22,19 @@
 #include <string>
 #include <vector>
 
+#include "peak.hpp"
+
 using namespace moraine;
 using cpu::Isa;
 
 namespace {
 
-/// Seconds: of the processor with one thread, so that neighbours disturb less; else of the wall.
-double now() {
-  timespec t;
-  clock_gettime(threads() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
+using bench::now;
 
 constexpr long peak_steps = 60000;
 
-/// Twelve independent chains: enough for two units with a latency of four to six.
-template <class L>
-MORAINE_FLATTEN void multiply_add(float* keep) {
-  typename L::F s[12], a, b;
-  L::load(a, keep);
-  L::load(b, keep + 16);
-  MORAINE_UNROLL for (int i = 0; i < 12; ++i) s[i] = b + static_cast<float>(i);
-  for (long k = 0; k < peak_steps; ++k) {
-    MORAINE_UNROLL for (int i = 0; i < 12; ++i) s[i] = s[i] * a + b;
-  }
-  MORAINE_UNROLL for (int i = 1; i < 12; ++i) s[0] += s[i];
-  L::store(keep + 32, s[0]);
-}
-__attribute__((noinline)) void multiply_add_portable(float* k) {
-  multiply_add<cpu::simd::Lanes4>(k);
-}
 #if defined(MORAINE_X86)
-MORAINE_AVX2 void multiply_add_avx2(float* k) { multiply_add<cpu::simd::Lanes8>(k); }
-MORAINE_AVX512 void multiply_add_avx512(float* k) { multiply_add<cpu::simd::Lanes16>(k); }
-/// The same with two products a lane.
+/// The loop of bench/peak.hpp with two products a lane.
 __attribute__((target("avx512f,avx512bf16"), noinline)) void multiply_add_pairs(float* keep) {
   using L = cpu::simd::Lanes16;
   L::F s[12], a, b;
@@ -74,22 +53,21 @@ __attribute__((target("avx512f,avx512bf16"), noinline)) void multiply_add_pairs(
 
 /// GFLOP/s of all threads together, now; with pairs those of vdpbf16ps, which is there.
 double peak(bool pairs) {
-  const Isa isa = cpu::best_isa();
   const int n = threads();
   std::vector<float> keep(static_cast<std::size_t>(n) * 48, 0.5f);
   std::vector<double> rate(static_cast<std::size_t>(n));
   parallel_for(n, 1, [&](Index i, Index) {
     float* const k = keep.data() + i * 48;
-    const double start = now();
-    int lanes = 4;
-    if (isa == Isa::portable && !pairs) multiply_add_portable(k);
+    double& mine = rate[static_cast<std::size_t>(i)];
 #if defined(MORAINE_X86)
-    if (isa == Isa::avx2 && !pairs) multiply_add_avx2(k), lanes = 8;
-    if (isa == Isa::avx512 && !pairs) multiply_add_avx512(k), lanes = 16;
-    if (pairs) multiply_add_pairs(k), lanes = 32;
+    if (pairs) {
+      const double start = now();
+      multiply_add_pairs(k);
+      mine = 2.0 * 12 * static_cast<double>(peak_steps) * 32 / (now() - start) / 1e9;
+      return;
+    }
 #endif
-    rate[static_cast<std::size_t>(i)] =
-        2.0 * 12 * static_cast<double>(peak_steps) * lanes / (now() - start) / 1e9;
+    mine = bench::multiply_add_rate(k, peak_steps);
   });
   double sum = 0;
   for (double r : rate) sum += r;

@@ -6,9 +6,6 @@
 //
 //   build/cpu/bench/encoder [--model s|b|l] [--work forward|train|lora] [--dtype fp32|bf16]
 //                           [--gradient-checkpointing] [--threads N] [--runs N] [--serve]
-#include <sys/resource.h>
-
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -21,16 +18,18 @@
 #include <string>
 #include <vector>
 
+#include "serve.hpp"
+
 using namespace moraine;
 
 int main(int argc, char** argv) {
   int runs = 5;
-  bool serve = false, checkpointing = false;
+  bool serving = false, checkpointing = false;
   std::string size = "b", work = "forward", dtype = "fp32";
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     if (option == "--serve") {
-      serve = true;
+      serving = true;
       continue;
     }
     if (option == "--gradient-checkpointing") {
@@ -84,23 +83,8 @@ int main(int argc, char** argv) {
     return s;
   };
   once();
-  const auto peak = [] {
-    rusage u{};
-    getrusage(RUSAGE_SELF, &u);
-    return static_cast<double>(u.ru_maxrss) / 1024;
-  };
-  if (serve) {
-    std::printf("ready moraine\n");
-    std::fflush(stdout);
-    for (char line[16]; std::fgets(line, sizeof line, stdin);) {
-      std::printf("%.6f %.0f\n", once(), peak());
-      std::fflush(stdout);
-    }
-    return 0;
-  }
-  std::vector<double> s;
-  for (int i = 0; i < runs; ++i) s.push_back(once());
-  std::sort(s.begin(), s.end());
+  if (serving) return serve(once), 0;
+  const std::vector<double> s = passes(runs, once);
   // Multiply-adds: 12 C^2 N per block and token for the products, 2 N^2 C for attention; a backward
   // of all parameters is twice a forward, one of the adapters alone nearly once.
   const double n = 1370, d = static_cast<double>(c.width), l = static_cast<double>(c.depth);
@@ -111,5 +95,5 @@ int main(int argc, char** argv) {
       "tensors at most %.0f MiB, process %.0f MiB\n",
       size[0] - 'a' + 'A', work.c_str(), dtype.c_str(), threads(), s[s.size() / 2], runs, s[0],
       flop / s[s.size() / 2] * 1e-9, static_cast<double>(cpu_device.peak.load()) / (1 << 20),
-      peak());
+      peak_mib());
 }

@@ -29,6 +29,8 @@
 #include <string>
 #include <vector>
 
+#include "peak.hpp"
+
 using namespace moraine;
 using cpu::Isa;
 
@@ -36,28 +38,8 @@ namespace {
 
 using Inputs = std::vector<Tensor<float>>;
 
-/// Seconds: of the processor with one thread, so that neighbours disturb less; else of the wall.
-double now() {
-  timespec t;
-  clock_gettime(threads() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
+using bench::now;
 
-constexpr long peak_steps = 30000;
-
-/// Twelve independent chains: enough for two units with a latency of four to six.
-template <class L>
-MORAINE_FLATTEN void multiply_add(float* keep) {
-  typename L::F s[12], a, b;
-  L::load(a, keep);
-  L::load(b, keep + 16);
-  MORAINE_UNROLL for (int i = 0; i < 12; ++i) s[i] = b + static_cast<float>(i);
-  for (long k = 0; k < peak_steps; ++k) {
-    MORAINE_UNROLL for (int i = 0; i < 12; ++i) s[i] = s[i] * a + b;
-  }
-  MORAINE_UNROLL for (int i = 1; i < 12; ++i) s[0] += s[i];
-  L::store(keep + 32, s[0]);
-}
 /// y = x, n floats, by ordinary stores (a copy that goes round the caches would be another
 /// yardstick than what ops can do whose result is read next).
 template <class L>
@@ -68,8 +50,7 @@ MORAINE_FLATTEN void copy(const float* x, Index n, float* y) {
     MORAINE_UNROLL for (int j = 0; j < 4; ++j) L::store(y + i + j * L::width, v[j]);
   }
 }
-#define MORAINE_BENCH_LOOPS(NAME, ATTRIBUTE, LANES)                        \
-  ATTRIBUTE void multiply_add_##NAME(float* k) { multiply_add<LANES>(k); } \
+#define MORAINE_BENCH_LOOPS(NAME, ATTRIBUTE, LANES) \
   ATTRIBUTE void copy_##NAME(const float* x, Index n, float* y) { copy<LANES>(x, n, y); }
 MORAINE_BENCH_LOOPS(portable, __attribute__((noinline)), cpu::simd::Lanes4)
 #if defined(MORAINE_X86)
@@ -79,21 +60,11 @@ MORAINE_BENCH_LOOPS(avx512, MORAINE_AVX512, cpu::simd::Lanes16)
 
 /// Operations per second of all threads together, now.
 double peak() {
-  const Isa isa = cpu::best_isa();
   const int n = threads();
   std::vector<float> keep(static_cast<std::size_t>(n) * 48, 0.5f);
   std::vector<double> rate(static_cast<std::size_t>(n));
   parallel_for(n, 1, [&](Index i, Index) {
-    float* const k = keep.data() + i * 48;
-    const double start = now();
-    int lanes = 4;
-    if (isa == Isa::portable) multiply_add_portable(k);
-#if defined(MORAINE_X86)
-    if (isa == Isa::avx2) multiply_add_avx2(k), lanes = 8;
-    if (isa == Isa::avx512) multiply_add_avx512(k), lanes = 16;
-#endif
-    rate[static_cast<std::size_t>(i)] =
-        2.0 * 12 * static_cast<double>(peak_steps) * lanes / (now() - start);
+    rate[static_cast<std::size_t>(i)] = 1e9 * bench::multiply_add_rate(keep.data() + i * 48, 30000);
   });
   double sum = 0;
   for (double r : rate) sum += r;

@@ -5,9 +5,6 @@
 // line for every pass, in turn with the same mathematics in PyTorch (bench/peers/workers.py).
 //
 //   build/cpu/bench/spectral_step [--blocks N] [--experts E] [--threads N] [--runs N] [--serve]
-#include <sys/resource.h>
-
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -19,16 +16,18 @@
 #include <string>
 #include <vector>
 
+#include "serve.hpp"
+
 using namespace moraine;
 
 int main(int argc, char** argv) {
   int runs = 3;
   Index blocks = 24, experts = 6;
-  bool serve = false;
+  bool serving = false;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     if (option == "--serve") {
-      serve = true;
+      serving = true;
       continue;
     }
     const int value = i + 1 < argc ? std::atoi(argv[++i]) : 0;
@@ -88,26 +87,11 @@ int main(int argc, char** argv) {
     return s;
   };
   once();
-  const auto peak = [] {
-    rusage u{};
-    getrusage(RUSAGE_SELF, &u);
-    return static_cast<double>(u.ru_maxrss) / 1024;
-  };
-  if (serve) {
-    std::printf("ready moraine\n");
-    std::fflush(stdout);
-    for (char line[16]; std::fgets(line, sizeof line, stdin);) {
-      std::printf("%.6f %.0f\n", once(), peak());
-      std::fflush(stdout);
-    }
-    return 0;
-  }
-  std::vector<double> s;
-  for (int i = 0; i < runs; ++i) s.push_back(once());
-  std::sort(s.begin(), s.end());
+  if (serving) return serve(once), 0;
+  const std::vector<double> s = passes(runs, once);
   std::printf(
       "SpectralMoE step, %d blocks, %d experts, %d threads: %.3f s (median of %d, least "
       "%.3f), tensors at most %.0f MiB, process %.0f MiB\n",
       static_cast<int>(blocks), static_cast<int>(experts), threads(), s[s.size() / 2], runs, s[0],
-      static_cast<double>(cpu_device.peak.load()) / (1 << 20), peak());
+      static_cast<double>(cpu_device.peak.load()) / (1 << 20), peak_mib());
 }

@@ -4,7 +4,7 @@
     python3 -m venv ~/peers
     ~/peers/bin/pip install torch transformers openvino onnxruntime onnx onnxscript
     cmake --preset cpu -DMORAINE_BENCH=ON && cmake --build --preset cpu --target benchmarks
-    ~/peers/bin/python bench/peers/run.py [--only TEXT ...] [--threads 2] [--runs 9]
+    ~/peers/bin/python bench/peers/run.py [--only TEXT ...] [--filter REGEX] [--threads 2] [--runs 9]
         [--build build/cpu] [--write docs/performance.md]
 
 Every participant is a process of its own (workers.py; ours are bench/encoder and
@@ -13,7 +13,8 @@ runs; the ratio is the median of the ratios of passes that lie next to each othe
 beside it: above 1 means that moraine is faster. Then come the kernels as shares of what the
 processor does in loops of nothing but multiply-adds, or copies, right before and after
 (bench/cpu_kernels, bench/image_ops; one thread). A peer that is not installed is left out, and the
-report says so. `--only` keeps the rows whose name contains one of the texts.
+report says so. `--only` keeps the rows, and the kernel programs, whose name contains one of the
+texts; `--filter` the kernels that match.
 """
 
 import argparse
@@ -150,7 +151,8 @@ def kernels(o, say, notes):
             notes.append(f"{program} is not built")
             continue
         found = subprocess.run(
-            [str(path), "--benchmark_format=json"], capture_output=True, text=True,
+            [str(path), "--benchmark_format=json", f"--benchmark_filter={o.filter}"],
+            capture_output=True, text=True,
             env={**os.environ, "MORAINE_BENCH_THREADS": "1", **environment},
         )
         rows = json.loads(found.stdout)["benchmarks"]
@@ -170,6 +172,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+")
+    parser.add_argument("--filter", default=".", help="of the kernel programs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--blocks", type=int, default=4, help="of SpectralMoE's 24, in its row")

@@ -25,8 +25,7 @@ inline const char* name_of(Device d) { return d == Device::cpu ? "cpu" : "cuda";
 /// The CPU row of the device table: counts what tensors hold, and keeps freed blocks for the next
 /// step of a training loop, which asks for the same sizes again (a fresh block costs a page fault
 /// for every 4 KiB). Large blocks come from the system directly: until they are written to they
-/// cost nothing, and read as zero. (Asking for huge pages made a model's start four times slower:
-/// the system moves memory about to find them.)
+/// cost nothing, and read as zero.
 struct CpuDevice {
   std::atomic<std::size_t> live{0};   ///< bytes held by tensors now
   std::atomic<std::size_t> peak{0};   ///< the most that were held at once

@@ -1,5 +1,6 @@
 #pragma once
 // A dense layer y = x W^T + b, with the weight layout of PyTorch.
+#include <moraine/core/mutex.hpp>
 #include <moraine/nn/slot.hpp>
 
 #include <memory>
@@ -29,12 +30,7 @@ struct Linear final : Layer<T> {
     if (packed_of_ != weight.data() || packed_as_ != with.product || weight.tracked())
       return linear(x, weight, bias, with);
     with.packed = packed_;
-    if (wants(x)) {  // only what is trained through needs it
-      if (!packed_back_)
-        packed_back_ =
-            cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1), product);
-      with.packed_back = packed_back_;
-    }
+    if (wants(x)) with.packed_back = packed_for_backward();
     return linear(x, weight, bias, with);
   }
   void pack() override {
@@ -54,6 +50,16 @@ struct Linear final : Layer<T> {
   Index out_features() const override { return weight.size(0); }
 
  private:
+  /// Packed when something is first trained through the layer: a model that only predicts never
+  /// needs it. Under a lock, since several threads may train through one frozen trunk.
+  std::shared_ptr<const cpu::PackedWeight<T>> packed_for_backward() {
+    static Mutex all;
+    const Lock lock(all);
+    if (!packed_back_)
+      packed_back_ =
+          cpu::pack_weight_backward(weight.data(), weight.size(0), weight.size(1), product);
+    return packed_back_;
+  }
   std::shared_ptr<const cpu::PackedWeight<T>> packed_, packed_back_;
   const T* packed_of_ = nullptr;
   Product packed_as_ = Product::fp32;
