@@ -189,6 +189,43 @@ std::vector<Case> cases() {
   return all;
 }
 
+/// The largest error of a product of m x k by k x n against Eigen in double, in units of its bound.
+double against_eigen(const GemmKernels& kernels, const Case& c) {
+  const Index ra = c.ta ? c.m : c.k, rb = c.tb ? c.k : c.n, rc = c.n + 1;
+  const auto a = noise<float>(c.m * c.k, 1), b = noise<float>(c.k * c.n, 2);
+  std::vector<float> out(static_cast<std::size_t>(c.m * rc), 7.0f);
+  Gemm<float> g{.m = c.m, .n = c.n, .k = c.k};
+  g.a = {a.data(), c.ta ? 1 : ra, c.ta ? ra : 1};
+  g.b = {b.data(), c.tb ? 1 : rb, c.tb ? rb : 1};
+  g.c = {out.data(), rc, 1};
+  const std::vector<double> wide_a(a.begin(), a.end()), wide_b(b.begin(), b.end());
+  std::vector<double> want(static_cast<std::size_t>(c.m * c.n));
+  Gemm<double> r{.m = c.m, .n = c.n, .k = c.k};
+  r.a = {wide_a.data(), g.a.row, g.a.col};
+  r.b = {wide_b.data(), g.b.row, g.b.col};
+  r.c = {want.data(), c.n, 1};
+  cpu::gemm_reference(r);
+  if (c.pack) {
+    const auto packed = cpu::pack_matrix(b.data(), g.b.row, g.b.col, c.k, c.n, kernels);
+    g.packed = packed.get(), g.b.data = nullptr;
+    cpu::detail::gemm_with(kernels, g);
+  } else {
+    cpu::detail::gemm_with(kernels, g);
+  }
+  // |a|, |b| < 1: k rounded products, added in any order.
+  const double bound = std::numeric_limits<float>::epsilon() * double(c.k + 1);
+  double worst = 0;
+  for (Index i = 0; i < c.m; ++i) {
+    for (Index j = 0; j < c.n; ++j) {
+      const double e = std::fabs(double(out[static_cast<std::size_t>(i * rc + j)]) -
+                                 want[static_cast<std::size_t>(i * c.n + j)]);
+      worst = e > worst || std::isnan(e) ? e : worst;
+    }
+    if (out[static_cast<std::size_t>(i * rc + c.n)] != 7.0f) return 1e9;  // written beside C
+  }
+  return worst / bound;
+}
+
 }  // namespace
 
 TEST_CASE("gemm: float kernels agree with a double loop") {
@@ -204,6 +241,25 @@ TEST_CASE("gemm: float kernels agree with a double loop") {
       CAPTURE(c.gap);
       CAPTURE(name_of(c.act));
       run<float>(kernels, c, true);
+    }
+  }
+}
+
+TEST_CASE("gemm: every tail of rows, columns and k, in every layout, against Eigen in double") {
+  for (const GemmKernels* kernels : all_kernels()) {
+    CAPTURE(cpu::name_of(kernels->isa));
+    for (int layout = 0; layout < 8; ++layout) {
+      CAPTURE(layout);
+      const bool ta = layout & 1, tb = layout & 2, pack = layout & 4;
+      for (Index i = 1; i <= 130; ++i) {
+        CAPTURE(i);
+        CHECK(against_eigen(*kernels,
+                            {.m = i, .n = 21, .k = 19, .ta = ta, .tb = tb, .pack = pack}) <= 1);
+        CHECK(against_eigen(*kernels,
+                            {.m = 7, .n = i, .k = 19, .ta = ta, .tb = tb, .pack = pack}) <= 1);
+        CHECK(against_eigen(*kernels,
+                            {.m = 7, .n = 21, .k = i, .ta = ta, .tb = tb, .pack = pack}) <= 1);
+      }
     }
   }
 }
