@@ -1,6 +1,7 @@
 #pragma once
 // Fields of a config.json, for the readers of the model families (recipes/backbones).
 #include <moraine/core/activation.hpp>
+#include <moraine/core/shape.hpp>
 #include <moraine/io/json.hpp>
 
 #include <string>
