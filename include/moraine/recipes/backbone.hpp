@@ -15,9 +15,9 @@ namespace moraine MORAINE_API {
 /// Images, resized and normalised as the model wants them. Undefined: not given.
 template <class T>
 struct BackboneInput {
-  Tensor<T> pixels;        ///< (B,C,H,W)
-  Tensor<T> prompt_depth;  ///< (B,1,h,w), prompt_depth_anything alone
-  Tensor<T> wavelengths;   ///< (C) in micrometres, dofa alone
+  Tensor<T> pixels = {};        ///< (B,C,H,W)
+  Tensor<T> prompt_depth = {};  ///< (B,1,h,w), prompt_depth_anything alone
+  Tensor<T> wavelengths = {};   ///< (C) in micrometres, dofa alone
 };
 
 /// What a backbone returns. Undefined: this family does not have it.
@@ -93,8 +93,9 @@ void check_pixels(const Tensor<T>& pixels, const PixelRules& r) {
 /// every block returns.
 template <class T, class Trunk>
 std::vector<Tensor<T>> hidden_states(Trunk& trunk, const Tensor<T>& pixels) {
+  const Tensor<T> places = trunk.places(pixels.size(2), pixels.size(3));
   std::vector<Tensor<T>> all{trunk.embed(pixels)};  // (B,P+N,D)
-  for (Index i = 0; i < trunk.config.depth; ++i) all.push_back(trunk.block(i, all.back()));
+  for (Index i = 0; i < trunk.config.depth; ++i) all.push_back(trunk.block(i, all.back(), places));
   return all;
 }
 
