@@ -2,6 +2,7 @@
 // Foundation models from a directory as the model hub has it, whatever their family: the one table
 // of what config.json may name. A program that knows its family includes that family's header alone
 // (recipes/backbones/dinov2.hpp) and compiles nothing of the others.
+#include <moraine/recipes/backbones/depth_anything.hpp>
 #include <moraine/recipes/backbones/dinov2.hpp>
 #include <moraine/recipes/backbones/sam.hpp>
 
@@ -25,6 +26,8 @@ inline constexpr BackboneFamily<T> backbone_families[] = {
     {"dinov2_with_registers", dinov2_backbone<T>},
     {"sam_vision_model", sam_backbone<T>},
     {"sam", sam_backbone<T>},
+    {"depth_anything", depth_anything_backbone<T>},
+    {"prompt_depth_anything", depth_anything_backbone<T>},
 };
 
 /// "dinov2, dinov2_with_registers, ...": for messages and help texts.
