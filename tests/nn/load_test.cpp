@@ -66,6 +66,36 @@ TEST_CASE("nn: load is the inverse of save, fused rows and prefixes included") {
   CHECK(to(input()).values() == from(input()).values());
 }
 
+TEST_CASE("nn: a key table as data: stars, joined rows, rows of zeros that no file holds") {
+  const BlockConfig config{.width = 8, .heads = 2, .hidden = 12, .key_bias = false};
+  Block<float> from(config), to(config);
+  for (Named<float>& p : parameters<float>(from))
+    for (Index i = 0; i < p.tensor->numel(); ++i)
+      p.tensor->data()[i] = 1 + 0.3f * std::sin(0.71f * static_cast<float>(i));
+  const LoadOptions o{.table = {{"attn.qkv.bias", {"q.bias", "", "v.bias"}},
+                                {"attn.qkv.*", {"q.*", "k.*", "v.*"}},
+                                {"norm1.*", {"first.*.x"}}},
+                      .prefix = "m."};
+  const TensorMap map = save<float>(from, o);
+  CHECK(map.count("m.k.weight") == 1);
+  CHECK(map.count("m.k.bias") == 0);
+  CHECK(map.count("m.") == 0);
+  CHECK(map.at("m.v.bias").shape == Shape{8});
+  CHECK(map.count("m.first.weight.x") == 1);
+  CHECK(map.count("m.norm2.weight") == 1);
+  CHECK(load<float>(to, map, o).tensors == static_cast<Index>(map.size()));
+  const std::vector<float> bias = state<float>(to).at("attn.qkv.bias").as<float>().values();
+  for (std::size_t i = 0; i < 24; ++i) CHECK((bias[i] == 0) == (i >= 8 && i < 16));
+  // Training never moves the rows that are not there, whatever the optimizer would do with them.
+  require_grad<float>(to, "attn.qkv.bias");
+  backward(sum(to(input())));
+  for (const Named<float>& p : parameters<float>(to))
+    if (p.name == "attn.qkv.bias") {
+      const std::vector<float> g = p.tensor->grad().values();
+      for (std::size_t i = 0; i < 24; ++i) CHECK((g[i] == 0) == (i >= 8 && i < 16));
+    }
+}
+
 TEST_CASE("nn: load says everything that does not fit, and changes nothing") {
   Block<float> b = block();
   const std::vector<float> before = b(input()).values();

@@ -60,7 +60,9 @@ inline ViTConfig vit_config(const Dinov2Config& c) {
               c.with_registers ? PositionResize::bicubic_antialias : PositionResize::bicubic,
           .activation = c.hidden_act,
           .ffn = c.use_swiglu_ffn ? Ffn::swiglu : Ffn::mlp,
-          .qkv_bias = c.qkv_bias,
+          .query_bias = c.qkv_bias,
+          .key_bias = c.qkv_bias,
+          .value_bias = c.qkv_bias,
           .layer_scale = true,
           .eps = c.layer_norm_eps};
 }

@@ -15,7 +15,11 @@ struct BlockConfig {
   Index width = 768, heads = 12, hidden = 3072;
   Activation activation = Activation::gelu;
   Ffn ffn = Ffn::mlp;
-  bool qkv_bias = true, layer_scale = false;
+  Activation gate = Activation::silu;  ///< of Ffn::swiglu
+  bool query_bias = true, key_bias = true, value_bias = true, proj_bias = true, mlp_bias = true;
+  bool layer_scale = false;
+  bool mlp_norm = false;  ///< a norm inside the SwiGLU
+  RopeLayout rope = RopeLayout::half;
   double eps = 1e-6;
 };
 
@@ -35,20 +39,33 @@ struct Block {
 
   Block() = default;
   explicit Block(const BlockConfig& c)
-      : norm1(c.width, c.eps), norm2(c.width, c.eps), attn(c.width, c.heads, c.qkv_bias) {
+      : norm1(c.width, c.eps),
+        norm2(c.width, c.eps),
+        attn({.width = c.width,
+              .heads = c.heads,
+              .query_bias = c.query_bias,
+              .key_bias = c.key_bias,
+              .value_bias = c.value_bias,
+              .proj_bias = c.proj_bias,
+              .rope = c.rope}) {
     if (c.ffn == Ffn::mlp)
-      mlp = Mlp<T>(c.width, c.hidden, c.activation);
+      mlp = Mlp<T>(c.width, c.hidden, c.activation, c.mlp_bias);
     else
-      swiglu = SwiGlu<T>(c.width, c.hidden);
+      swiglu = SwiGlu<T>({.width = c.width,
+                          .hidden = c.hidden,
+                          .activation = c.gate,
+                          .bias = c.mlp_bias,
+                          .norm = c.mlp_norm,
+                          .eps = c.eps});
     if (c.layer_scale) ls1.gamma = Tensor<T>::ones({c.width});
     if (c.layer_scale) ls2.gamma = Tensor<T>::ones({c.width});
   }
-  /// x (B,N,C) -> (B,N,C)
-  Tensor<T> operator()(const Tensor<T>& x) {
+  /// x (B,N,C) -> (B,N,C); `places` (P,2,D) where queries and keys are turned (nn/rope.hpp).
+  Tensor<T> operator()(const Tensor<T>& x, const Tensor<T>& places = {}) {
     Tensor<T> y;
     {
       Scope scope("attn");
-      y = attn(norm1(x), {.residual = x, .scale = ls1.gamma});  // (B,N,C)
+      y = attn(norm1(x), {.residual = x, .scale = ls1.gamma}, places);  // (B,N,C)
     }
     Scope scope("mlp");
     const LinearOptions<T> end{.residual = y, .scale = ls2.gamma};

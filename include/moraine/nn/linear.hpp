@@ -15,6 +15,8 @@ struct Linear final : Layer<T> {
   /// loaded, for state() and for what changes its mind: frozen, forward and backward, a layer then
   /// holds two bytes a parameter for each direction beside its four.
   Product product = Product::fp32;
+  /// (out) of ones and zeros, or undefined: where it is zero, the bias is zero and is not trained.
+  Tensor<T> bias_mask;
 
   Linear() = default;
   Linear(Tensor<T> w, Tensor<T> b) : weight(std::move(w)), bias(std::move(b)) {}
@@ -27,10 +29,11 @@ struct Linear final : Layer<T> {
   Tensor<T> run(const Tensor<T>& x, const LinearOptions<T>& o) override {
     LinearOptions<T> with = o;
     if (product != Product::fp32) with.product = product;
-    if (packed_of_ != weight.data() || packed_as_ != with.product || weight.tracked())
-      return linear(x, weight, bias, with);
-    with.packed = packed_;
-    if (wants(x)) with.packed_back = packed_for_backward();
+    if (packed_of_ == weight.data() && packed_as_ == with.product && !weight.tracked()) {
+      with.packed = packed_;
+      if (wants(x)) with.packed_back = packed_for_backward();
+    }
+    if (bias_mask.defined() && bias.tracked()) return linear(x, weight, mul(bias, bias_mask), with);
     return linear(x, weight, bias, with);
   }
   void pack() override {

@@ -11,12 +11,26 @@
 
 namespace moraine MORAINE_API {
 
+/// One line of a key table: a parameter's path and the keys of the file whose rows follow each
+/// other in it. What stands for the '*' of `path` (one at most) is put in place of those of `keys`.
+/// The key "" stands for rows of zeros that no file holds. Later lines are for what the earlier
+/// leave.
+///
+///   {"blocks.*.norm1.weight", {"layer.*.norm1.weight"}}
+///   {"blocks.*.attn.qkv.bias", {"layer.*.q_proj.bias", "", "layer.*.v_proj.bias"}}
+struct KeyRow {
+  std::string path;
+  std::vector<std::string> keys;
+};
+
 struct LoadOptions {
   /// Globs of keys in the map that may be left over.
   std::vector<std::string> ignored = {};
   /// The key as it stands in the file, or the keys whose rows follow each other in the parameter
   /// (query, key, value); null: the path itself. Used by load() and save() alike.
   std::vector<std::string> (*keys_of)(const std::string& path) = nullptr;
+  /// The same as data; read when keys_of is null.
+  std::vector<KeyRow> table = {};
   std::string prefix = "";    ///< in front of every key of the file
   bool may_share = false;     ///< frozen parameters may point into the map's memory (a mapped file)
   const char* what = "load";  ///< first word of messages
@@ -28,14 +42,30 @@ struct LoadReport {
   std::vector<std::string> ignored;
 };
 
-/// The keys of the file that hold the parameter at `path`.
-inline std::vector<std::string> keys_for(const LoadOptions& o, const std::string& path) {
-  std::vector<std::string> keys = o.keys_of ? o.keys_of(path) : std::vector<std::string>{path};
-  for (std::string& k : keys) k = o.prefix + k;
-  return keys;
-}
-
 namespace detail {
+/// The keys of a table for a path; the path itself where no line fits.
+inline std::vector<std::string> look_up(const std::vector<KeyRow>& table, const std::string& path) {
+  for (const KeyRow& row : table) {
+    const std::size_t star = row.path.find('*');
+    const std::string head = row.path.substr(0, star);
+    const std::string tail = star == std::string::npos ? "" : row.path.substr(star + 1);
+    if (star == std::string::npos ? path != head
+                                  : path.size() < head.size() + tail.size() ||
+                                        path.rfind(head, 0) != 0 || !path.ends_with(tail))
+      continue;
+    const std::string middle =
+        star == std::string::npos
+            ? ""
+            : path.substr(head.size(), path.size() - head.size() - tail.size());
+    std::vector<std::string> keys = row.keys;
+    for (std::string& k : keys) {
+      const std::size_t at = k.find('*');
+      if (at != std::string::npos) k.replace(at, 1, middle);
+    }
+    return keys;
+  }
+  return {path};
+}
 /// "a, b, c and 4 more".
 inline std::string some_of(const std::vector<std::string>& names) {
   std::string out;
@@ -44,6 +74,14 @@ inline std::string some_of(const std::vector<std::string>& names) {
   return out;
 }
 }  // namespace detail
+
+/// The keys of the file that hold the parameter at `path`; "": rows of zeros.
+inline std::vector<std::string> keys_for(const LoadOptions& o, const std::string& path) {
+  std::vector<std::string> keys = o.keys_of ? o.keys_of(path) : detail::look_up(o.table, path);
+  for (std::string& k : keys)
+    if (!k.empty()) k = o.prefix + k;
+  return keys;
+}
 
 /// Reads every parameter and buffer of the module from the map; F32, F64, F16 and BF16 are
 /// converted to T exactly or by rounding. Throws ErrorKind::key when one is missing, has another
@@ -56,7 +94,7 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
     const LoadOptions& o;
     struct Piece {
       Tensor<T>* tensor;
-      std::vector<const AnyTensor*> rows;
+      std::vector<const AnyTensor*> rows;  // null: zeros
     };
     std::vector<Piece> todo;
     std::set<std::string> used;
@@ -68,6 +106,10 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
       if (keys.size() > 1) expected.dim[0] /= static_cast<Index>(keys.size());
       Piece piece{&t, {}};
       for (const std::string& key : keys) {
+        if (key.empty()) {
+          piece.rows.push_back(nullptr);
+          continue;
+        }
         const auto it = map.find(key);
         if (it == map.end()) {
           missing.push_back(key);
@@ -111,11 +153,16 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
 
   for (auto& [tensor, rows] : v.todo) {
     const bool tracked = tensor->tracked();
-    Tensor<T> t = rows[0]->template as<T>();
-    if (rows.size() > 1) {
-      t = Tensor<T>::empty(tensor->shape());
+    Tensor<T> t;
+    if (rows.size() == 1 && rows[0]) t = rows[0]->template as<T>();
+    if (!t.defined()) {
+      t = Tensor<T>::zeros(tensor->shape());
       T* to = t.data();
       for (const AnyTensor* r : rows) {
+        if (!r) {
+          to += t.numel() / static_cast<Index>(rows.size());
+          continue;
+        }
         const Tensor<T> part = r->template as<T>();
         if (part.numel())
           std::memcpy(to, part.data(), static_cast<std::size_t>(part.numel()) * sizeof(T));
@@ -124,10 +171,10 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
     } else if (t.storage()->borrowed() && (tracked || !o.may_share)) {
       t = t.clone();
     }
-    for (const AnyTensor* r : rows) report.converted += r->dtype != dtype_of<T>;
+    for (const AnyTensor* r : rows)
+      if (r) ++report.tensors, report.converted += r->dtype != dtype_of<T>;
     if (tracked) t.requires_grad();
     *tensor = t;
-    report.tensors += static_cast<Index>(rows.size());
   }
   return report;
 }
@@ -143,7 +190,7 @@ TensorMap save(M& module, const LoadOptions& o = {}) {
     piece.bytes = value.bytes / keys.size();
     for (std::size_t i = 0; i < keys.size(); ++i) {
       piece.data = value.data + i * piece.bytes;
-      out.emplace(keys[i], piece);
+      if (!keys[i].empty()) out.emplace(keys[i], piece);
     }
   }
   return out;

@@ -12,6 +12,12 @@ struct Observer {
   virtual ~Observer() = default;
   /// `name` is the path of the place: "blocks.3.moe.visual.gate".
   virtual void observed(const std::string& name, const AnyTensor& value) = 0;
+  /// Whether it wants a value that is made for listeners alone and is costly: attention maps,
+  /// "blocks.3.attn.weights" (B,H,N,M). Who does not say so gets none.
+  virtual bool asks_for(const std::string& name) const {
+    (void)name;
+    return false;
+  }
 };
 
 /// Per thread: who listens, and where in the model the thread is.
@@ -68,6 +74,11 @@ class Observing {
 
 /// True when somebody listens; guards work that is done for the listener alone.
 inline bool observed() { return observing().observer != nullptr; }
+
+/// True when somebody asks for the costly value of that name.
+inline bool observed(const char* name) {
+  return observed() && observing().observer->asks_for(scope_path() + '.' + name);
+}
 
 /// Shows a value to the listener, if there is one.
 template <class T>

@@ -20,8 +20,9 @@ template <class T>
 struct PatchEmbed {
   Projection<T> proj;
   PatchEmbed() = default;
-  PatchEmbed(Index channels, Index patch, Index width)
-      : proj{Tensor<T>::zeros({width, channels, patch, patch}), Tensor<T>::zeros({width})} {}
+  PatchEmbed(Index channels, Index patch, Index width, bool bias = true)
+      : proj{Tensor<T>::zeros({width, channels, patch, patch}),
+             bias ? Tensor<T>::zeros({width}) : Tensor<T>()} {}
   /// (B,C,H,W) -> (B,N,D)
   Tensor<T> operator()(const Tensor<T>& pixels) const {
     const Index d = proj.weight.size(0), c = proj.weight.size(1), p = proj.weight.size(2);

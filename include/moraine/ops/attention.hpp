@@ -258,6 +258,12 @@ struct AttentionCall {
             .columns = rel_w.defined() ? rel_w.size(3) : 0};
   }
 };
+inline void check_self_attention(const char* op, const Shape& qkv, Index heads) {
+  if (qkv.rank != 3 || heads < 1 || qkv[2] % (3 * heads) != 0)
+    fail(ErrorKind::shape, std::string(op) +
+                               ": needs (B,N,3C) with C a multiple of the heads; qkv " + str(qkv) +
+                               ", heads " + std::to_string(heads));
+}
 /// Not composed by itself there: that holds all scores, and every user of attention would compile
 /// it.
 inline void check_attention_device(const char* op, Device d) {
@@ -317,9 +323,7 @@ Tensor<T> self_attention_composed(const Tensor<T>& qkv, Index heads,
 /// -> (B,N,C). Reads q, k and v where they lie and writes their gradients side by side.
 template <class T>
 Tensor<T> self_attention(const Tensor<T>& qkv, Index heads, const AttentionOptions<T>& o = {}) {
-  if (qkv.rank() != 3 || heads < 1 || qkv.size(2) % (3 * heads) != 0)
-    fail(ErrorKind::shape, "self_attention: needs (B,N,3C) with C a multiple of the heads; qkv " +
-                               str(qkv.shape()) + ", heads " + std::to_string(heads));
+  detail::check_self_attention("self_attention", qkv.shape(), heads);
   const Index b = qkv.size(0), n = qkv.size(1), c = qkv.size(2) / 3, d = c / heads;
   detail::check_attention_device("self_attention", qkv.device());
   const auto part = [=](const Tensor<T>& x, Index i) {  // (B,H,N,D)
@@ -339,6 +343,28 @@ Tensor<T> self_attention(const Tensor<T>& qkv, Index heads, const AttentionOptio
     out.insert(out.end(), more.begin(), more.end());
     return out;
   });
+}
+
+/// The maps of self_attention, softmax(scores): (B,H,N,N), held whole, for who wants to look at
+/// them. Not recorded on the tape. They are what the same kernels return for values that are rows
+/// of the identity.
+template <class T>
+Tensor<T> self_attention_weights(const Tensor<T>& qkv, Index heads,
+                                 const AttentionOptions<T>& o = {}) {
+  const NoGrad off;
+  detail::check_self_attention("self_attention_weights", qkv.shape(), heads);
+  const Index b = qkv.size(0), n = qkv.size(1), c = qkv.size(2) / 3, d = c / heads;
+  detail::check_attention_device("self_attention_weights", qkv.device());
+  const Tensor<T> x = qkv.contiguous().detach(), one = Tensor<T>::zeros({n, n});
+  for (Index i = 0; i < n; ++i) one.data()[i * n + i] = T(1);
+  const auto part = [&](Index i) {  // (B,H,N,D)
+    return x.view({b, heads, n, d}, {n * 3 * c, d, 3 * c, 1}, i * c);
+  };
+  const Tensor<T> p = Tensor<T>::empty({b, heads, n, n});
+  detail::AttentionCall<T> call("self_attention_weights", o, part(0), part(1),
+                                one.view({b, heads, n, n}, {0, 0, n, 1}), p);
+  call.forward(false);
+  return p;
 }
 #endif
 
