@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 
+#include "generated.hpp"
 #include "run.hpp"
 
 using namespace moraine;
@@ -18,10 +19,12 @@ namespace {
 struct Case {
   scratch::Dir dir, out;
   explicit Case(const std::string& fixture = "dinov2_plain") {
-    const std::string from = fixtures::dir() + "/" + fixture + "/";
-    for (const std::string& n : scratch::list(from))
-      if (n == "config.json" || n == "in.safetensors" || n.rfind("model", 0) == 0)
-        program::copy(from + n, dir / n);
+    const std::string from = fixtures::dir() + "/" + fixture;
+    const fixtures::ModelFolder model(from);
+    for (const std::string& n : scratch::list(model.path))
+      if (n == "config.json" || n.rfind("model", 0) == 0)
+        program::copy(model.path + "/" + n, dir / n);
+    program::copy(from + "/in.safetensors", dir / "in.safetensors");
   }
   std::string result() const { return out / "out.safetensors"; }
   Words words() const {
@@ -96,13 +99,14 @@ TEST_CASE("encode: every fixture, f32 and bf16") {
       CHECK_MESSAGE(std::count(folders.begin(), folders.end(), dir) == 1, dir);
   for (const std::string& dir : folders) {
     INFO(dir);
+    const fixtures::ModelFolder folder(dir);
     double worst = -1, worst16 = -1, worst_rms = -1;
     for (const std::string& file : scratch::list(dir)) {
       if (file.rfind("in", 0) != 0 || !file.ends_with(".safetensors")) continue;
       const scratch::Dir out;
       const SafetensorsFile ref = read_safetensors(dir + "/ref" + file.substr(2));
-      const Words words{"--model",  dir,       "--input", dir + "/" + file,
-                        "--output", out / "o", "--dtype"};
+      const Words words{"--model",  folder.path, "--input", dir + "/" + file,
+                        "--output", out / "o",   "--dtype"};
       for (const char* type : {"f32", "bf16"}) {
         Words all = words;
         all.push_back(type);
@@ -357,6 +361,126 @@ TEST_CASE("encode: images that are wrong") {
     });
   });
   spoil({"in.safetensors"}, [](Case& c) { unlink((c.dir / "in.safetensors").c_str()); });
+}
+
+TEST_CASE("encode: what SAM refuses") {
+  if (!program::is_built()) return;
+  const auto sam = [](const Words& names, const std::function<void(Case&)>& how) {
+    spoil(names, how, "sam_plain");
+  };
+  const auto field = [&](const char* name, Json value) {
+    sam({"config.json", name}, [&](Case& c) { c.config(name, value); });
+  };
+  const auto weights = [&](const Words& names, const std::function<void(TensorMap&)>& f) {
+    sam(names, [&](Case& c) { c.tensors("model.safetensors", f); });
+  };
+  for (const char* size : {"hidden_size", "output_channels", "num_hidden_layers", "patch_size",
+                           "num_attention_heads", "num_channels", "image_size", "mlp_dim"}) {
+    field(size, 0);
+    field(size, "20");
+  }
+  field("window_size", -3);
+  field("window_size", 16777215);
+  field("num_attention_heads", 5);
+  field("image_size", 3);
+  field("global_attn_indexes", 1);
+  field("global_attn_indexes", Json::array({Json("2")}));
+  field("use_rel_pos", 1);
+  field("layer_norm_eps", -1);
+  sam({"mish"}, [](Case& c) { c.config("hidden_act", "mish"); });
+  sam({"mlp_ratio"}, [](Case& c) {
+    c.config("mlp_dim", none);
+    c.config("mlp_ratio", -4);
+  });
+  sam({"vision_encoder.layers.3."}, [](Case& c) { c.config("num_hidden_layers", none); });
+  sam({"vision_encoder.layers.3."}, [](Case& c) { c.config("num_hidden_layers", 10000000); });
+  sam({"vision_encoder.pos_embed", "(1,5,5,24)"}, [](Case& c) { c.config("image_size", none); });
+  sam({"vision_encoder.layers.0.attn.rel_pos_h", "(5,8)"},
+      [](Case& c) { c.config("window_size", none); });
+  sam({"vision_encoder.pos_embed"}, [](Case& c) { c.config("use_abs_pos", false); });
+  const std::string key = "vision_encoder.layers.1.mlp.lin2.weight";
+  weights({key, "missing"}, [&](TensorMap& m) { m.erase(key); });
+  weights({key, "(24,96)"}, [&](TensorMap& m) { m[key] = Tensor<float>::ones({96, 24}); });
+  weights({key, "I64"}, [&](TensorMap& m) { m[key] = Tensor<std::int64_t>::ones({24, 96}); });
+  weights({"neck.conv3.weight"},
+          [](TensorMap& m) { m["vision_encoder.neck.conv3.weight"] = Tensor<float>::ones({1}); });
+  for (const Shape& s : {Shape{1, 3, 24, 20},
+                         {1, 3, 24, 24},
+                         {1, 3, 3, 3},
+                         {1, 1, 20, 20},
+                         {3, 20, 20},
+                         {0, 3, 20, 20}})
+    sam({"pixel_values", str(s)}, [&](Case& c) { c.pixels(Tensor<float>::ones(s)); });
+  // Of a whole SAM only the vision encoder is looked at, whatever else there is.
+  Case whole("sam_full");
+  whole.tensors("model.safetensors", [](TensorMap& m) {
+    m["mask_decoder.more"] = Tensor<std::int64_t>::ones({1});
+    m.erase("shared_image_embedding.positional_embedding");
+  });
+  CHECK(whole.run().status == 0);
+  whole.config("vision_config", Json(3));
+  check_failure(whole, {"config.json", "vision_config"});
+}
+
+TEST_CASE("encode: what DOFA refuses") {
+  if (!program::is_built()) return;
+  const auto dofa = [](const Words& names, const std::function<void(Case&)>& how,
+                       const std::string& fixture = "dofa_plain") { spoil(names, how, fixture); };
+  const auto field = [&](const char* name, Json value) {
+    dofa({"config.json", name}, [&](Case& c) { c.config(name, value); });
+  };
+  for (const char* size : {"img_size", "patch_size", "embed_dim", "depth", "num_heads"}) {
+    field(size, 0);
+    field(size, 2.5);
+  }
+  field("num_classes", -1);
+  field("num_heads", 5);
+  field("global_pool", "avg");
+  field("mlp_ratio", 1e30);
+  field("img_size", 3);
+  field("img_size", 23);  // six patches a side by its convolution, five positions
+  dofa({"blocks.3."}, [](Case& c) { c.config("depth", none); });
+  dofa({"blocks.3."}, [](Case& c) { c.config("depth", 10000000); });
+  dofa({"cls_token", "(1,1,24)"}, [](Case& c) { c.config("embed_dim", 3000000); });
+  dofa({"head.weight", "head.bias"}, [](Case& c) { c.config("num_classes", 4); });
+  dofa({"fc_norm.weight", "fc_norm.bias"}, [](Case& c) { c.config("global_pool", false); });
+  const auto weights = [&](const Words& names, const std::function<void(TensorMap&)>& f) {
+    dofa(names, [&](Case& c) { c.tensors("model.safetensors", f); });
+  };
+  const std::string key = "patch_embed.weight_generator.fc_weight.weight";
+  weights({key, "missing"}, [&](TensorMap& m) { m.erase(key); });
+  weights({"fc_norm.bias", "missing"}, [](TensorMap& m) { m.erase("fc_norm.bias"); });
+  weights({key, "(384,128)"}, [&](TensorMap& m) { m[key] = Tensor<float>::ones({384, 1}); });
+  weights({"head.weight"}, [](TensorMap& m) { m["head.weight"] = Tensor<float>::ones({4, 24}); });
+  dofa(
+      {"fc_norm.weight"},
+      [](Case& c) {  // what the class would leave random
+        c.tensors("model.safetensors", [](TensorMap& m) {
+          m.erase("fc_norm.weight");
+          m.erase("fc_norm.bias");
+        });
+      },
+      "dofa_classes");
+  for (const Shape& s : {Shape{1, 3, 24, 20},
+                         {1, 3, 24, 24},
+                         {1, 3, 2, 2},
+                         {1, 1, 20, 20},
+                         {1, 0, 20, 20},
+                         {3, 20, 20},
+                         {0, 3, 20, 20}})
+    dofa({str(s)}, [&](Case& c) {
+      c.tensors("in.safetensors",
+                [&](TensorMap& m) { m["pixel_values"] = Tensor<float>::ones(s); });
+    });
+  dofa({"wavelengths"}, [](Case& c) { c.pixels(Tensor<float>::ones({1, 3, 20, 20})); });
+  const auto waves = [&](const Words& names, const AnyTensor& t) {
+    dofa(names, [&](Case& c) {
+      c.tensors("in.safetensors", [&](TensorMap& m) { m["wavelengths"] = t; });
+    });
+  };
+  waves({"wavelengths", "(2)"}, Tensor<float>::ones({2}));
+  waves({"wavelengths", "(1,3)"}, Tensor<float>::ones({1, 3}));
+  waves({"wavelengths", "F64"}, Tensor<double>::ones({3}));
 }
 
 TEST_CASE("encode: outputs that cannot be written") {

@@ -143,6 +143,7 @@ struct SamAttention {
       o.rel_h = relative_position(all, heads, table(rel_pos_h, map.h), map, MapAxis::rows);
       o.rel_w = relative_position(all, heads, table(rel_pos_w, map.w), map, MapAxis::columns);
     }
+    if (observed("weights")) observe("weights", self_attention_weights(all, heads, o));
     return self_attention(all, heads, o);
   }
   /// A table for `side` tokens: (2*side-1,D).
@@ -301,35 +302,22 @@ struct SamEncoder {
   }
 };
 
-/// The key table: where the trunk's parameters stand in a Hugging Face file, after its prefix
-/// "vision_encoder.". The trunk's own names are those of the authors' files, where the prefix is
-/// "image_encoder.".
-inline std::vector<std::string> sam_keys(const std::string& path) {
-  struct Row {
-    const char *here, *there;
-  };
-  const auto renamed = [](const std::string& name, const Row& r) {
-    return r.there + name.substr(std::string(r.here).size());
-  };
-  for (const Row& r : {Row{"patch_embed.proj.", "patch_embed.projection."},
-                       Row{"neck.0.", "neck.conv1."}, Row{"neck.1.", "neck.layer_norm1."},
-                       Row{"neck.2.", "neck.conv2."}, Row{"neck.3.", "neck.layer_norm2."}})
-    if (path.rfind(r.here, 0) == 0) return {renamed(path, r)};
-  if (path.rfind("blocks.", 0) != 0) return {path};
-  const std::size_t dot = path.find('.', 7);
-  const std::string layer = "layers." + path.substr(7, dot - 7) + '.', rest = path.substr(dot + 1);
-  for (const Row& r : {Row{"norm1.", "layer_norm1."}, Row{"norm2.", "layer_norm2."}})
-    if (rest.rfind(r.here, 0) == 0) return {layer + renamed(rest, r)};
-  return {layer + rest};  // attn.*, mlp.lin1, mlp.lin2
-}
-
 /// How to load or save a Hugging Face file, of the encoder alone or of a whole SAM.
 inline LoadOptions sam_files() {
   return {.ignored = {"prompt_encoder.**", "mask_decoder.**", "shared_image_embedding.**"},
-          .keys_of = sam_keys,
+          .table = {{"patch_embed.proj.*", {"patch_embed.projection.*"}},
+                    {"neck.0.*", {"neck.conv1.*"}},
+                    {"neck.1.*", {"neck.layer_norm1.*"}},
+                    {"neck.2.*", {"neck.conv2.*"}},
+                    {"neck.3.*", {"neck.layer_norm2.*"}},
+                    {"blocks.*.norm1.weight", {"layers.*.layer_norm1.weight"}},
+                    {"blocks.*.norm1.bias", {"layers.*.layer_norm1.bias"}},
+                    {"blocks.*.norm2.weight", {"layers.*.layer_norm2.weight"}},
+                    {"blocks.*.norm2.bias", {"layers.*.layer_norm2.bias"}},
+                    {"blocks.*", {"layers.*"}}},
           .prefix = "vision_encoder."};
 }
-/// The same of the authors' files.
+/// The same of the authors' files, whose names are the trunk's own.
 inline LoadOptions sam_original_files() {
   return {.ignored = {"prompt_encoder.**", "mask_decoder.**"}, .prefix = "image_encoder."};
 }

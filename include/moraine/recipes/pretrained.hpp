@@ -4,6 +4,7 @@
 // (recipes/backbones/dinov2.hpp) and compiles nothing of the others.
 #include <moraine/recipes/backbones/depth_anything.hpp>
 #include <moraine/recipes/backbones/dinov2.hpp>
+#include <moraine/recipes/backbones/dofa.hpp>
 #include <moraine/recipes/backbones/sam.hpp>
 
 #include <memory>
@@ -26,6 +27,7 @@ inline constexpr BackboneFamily<T> backbone_families[] = {
     {"dinov2_with_registers", dinov2_backbone<T>},
     {"sam_vision_model", sam_backbone<T>},
     {"sam", sam_backbone<T>},
+    {"dofa", dofa_backbone<T>},
     {"depth_anything", depth_anything_backbone<T>},
     {"prompt_depth_anything", depth_anything_backbone<T>},
 };
