@@ -352,6 +352,8 @@ def main():
         for naming, state in make().items():
             file = folder / f"{naming}.safetensors"
             save_file({k: v.detach().clone().contiguous() for k, v in state.items()}, file)
+            if name == "dinov2" and naming == "meta":  # as the authors publish it
+                torch.save({k: v.clone() for k, v in state.items()}, folder / "meta.pth")
             print(f"  {naming}: {len(state)} tensors, {file.stat().st_size} bytes")
 
 

@@ -20,9 +20,18 @@ int xray_main(int argc, char** argv);
 
 // ---- the others: exit status 1 and one line when they throw Error.
 struct InfoOptions {
-  std::string file;
+  std::string file, select;
+  std::vector<std::string> pass_over;
 };
 int run_info(const InfoOptions& options);
+
+struct ConvertCommand {
+  std::string input, output, to, prefix, dtype, select, account, activation;
+  std::vector<std::string> drop, pass_over;
+  long long heads = 0;
+  bool no_config = false, verbose = false;
+};
+int run_convert(const ConvertCommand& options);
 
 struct DoctorOptions {};
 int run_doctor(const DoctorOptions& options);
@@ -61,12 +70,20 @@ struct PretrainOptions : CommonOptions {
   std::string trunk, output;
   long long steps = 10000;
 };
+struct PrepareOptions {
+  std::string model, output;
+  std::vector<std::string> images;
+  std::string size;     ///< "518" or "518x777"; empty: the processor's own
+  std::string backend;  ///< "torchvision" or "pil"
+  std::string prompt_depth, wavelengths;
+};
 
 // Weak: the program has the subcommand when a file in this folder defines the function.
 [[gnu::weak]] int run_train(const TrainOptions& options);
 [[gnu::weak]] int run_predict(const PredictOptions& options);
 [[gnu::weak]] int run_eval(const EvalOptions& options);
 [[gnu::weak]] int run_demo(const DemoOptions& options);
+[[gnu::weak]] int run_prepare(const PrepareOptions& options);
 [[gnu::weak]] int run_pretrain(const PretrainOptions& options);
 
 }  // namespace program

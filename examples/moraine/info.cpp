@@ -8,6 +8,10 @@
 #include <moraine/io/json.hpp>
 #include <moraine/io/recognise.hpp>
 #include <moraine/io/safetensors.hpp>
+#include <moraine/io/weights.hpp>
+#include <moraine/recipes/recognise_weights.hpp>
+#include <moraine/recipes/weight_sizes.hpp>
+#include <moraine/recipes/weight_tree.hpp>
 
 #include "arguments.hpp"
 #include "commands.hpp"
@@ -133,39 +137,128 @@ void tell_image(const std::string& path) {
   }
 }
 
-void tell_safetensors(const std::string& path) {
-  const SafetensorsFile file = read_safetensors(path);
+/// "licence: ..." of a README.md's front matter, as the hub writes it; "" when there is none.
+std::string readme_licence(const std::string& directory) {
+  if (!is_file(directory + "/README.md")) return "";
+  std::string text;
+  try {
+    text = read_file(directory + "/README.md", 1 << 20);
+  } catch (const Error&) {
+    return "";
+  }
+  if (text.rfind("---\n", 0) != 0) return "";
+  const std::size_t end = text.find("\n---", 4);
+  for (const char* key : {"\nlicense: ", "\nlicense_name: "})
+    if (const std::size_t at = text.find(key); at < end) {
+      const std::size_t from = at + std::strlen(key);
+      return text.substr(from, text.find('\n', from) - from);
+    }
+  return "";
+}
+
+/// Family, preset and licence: what the names, shapes and metadata of weights say.
+void tell_origin(const WeightsFile& file, const std::string& directory) {
+  const RecognisedWeights r = recognise_weights(file.tensors);
+  if (r.family) {
+    const WeightSizes s = weight_sizes(file.tensors, r);
+    line("family", r.what() + (r.prefix.empty() ? "" : ", below \"" + r.prefix + "\""));
+    line("preset", s.preset.empty() ? "none of the published sizes" : s.preset);
+    if (s.complete)
+      line("sizes", "width " + std::to_string(s.width) + ", " + std::to_string(s.depth) +
+                        " blocks, hidden " + std::to_string(s.hidden) + ", patch " +
+                        std::to_string(s.patch) +
+                        (s.grid ? ", trained at " + std::to_string(s.grid * s.patch) : "") +
+                        (s.registers ? ", " + std::to_string(s.registers) + " registers" : ""));
+  } else {
+    line("family", "not recognised");
+  }
+  std::string licence;
+  for (const char* key : {"license", "licence", "modelspec.license"})
+    if (const auto at = file.metadata.find(key); at != file.metadata.end()) licence = at->second;
+  if (licence.empty()) licence = readme_licence(directory);
+  line("licence", licence.empty() ? "not stated in the file" : shown(licence));
+}
+
+void tell_weights(const WeightsFile& file, const std::string& directory) {
   std::map<std::string, Index> types;
   Index values = 0, parameters = 0;
   std::uint64_t bytes = 0;
-  std::size_t wide = 6;
   const auto type_of = [&](const std::string& name, const AnyTensor& t) {
     const auto other = file.other_dtypes.find(name);
     return other != file.other_dtypes.end() ? other->second : std::string(name_of(t.dtype));
   };
+  std::vector<const std::string*> names;
+  std::vector<const AnyTensor*> tensors;
   for (const auto& [name, t] : file.tensors) {
     ++types[type_of(name, t)];
     values += t.shape.numel();
     if (is_float(t.dtype)) parameters += t.shape.numel();
     bytes += t.bytes;
-    wide = std::max(wide, std::min<std::size_t>(name.size(), 80));
+    names.push_back(&name), tensors.push_back(&t);
   }
   std::string all;
   for (const auto& [type, n] : types)
     all += (all.empty() ? "" : ", ") + std::to_string(n) + " " + type;
+  if (!file.selected.empty()) line("part", shown(file.selected));
+  for (const std::string& o : file.others) line("other part", shown(o));
   line("tensors", std::to_string(file.tensors.size()) + (all.empty() ? "" : " (" + all + ")"));
   line("parameters",
        std::to_string(parameters) + " floating values" +
            (values == parameters ? "" : ", " + std::to_string(values - parameters) + " others"));
   line("data", bytes_text(bytes));
+  tell_origin(file, directory);
   line("metadata",
        file.metadata.empty() ? "none" : std::to_string(file.metadata.size()) + " entries");
   for (const auto& [key, value] : file.metadata)
     std::printf("    %s: %s\n", shown(key, 60).c_str(), shown(value, 200).c_str());
-  std::printf("\n  %-*s %-5s %s\n", static_cast<int>(wide), "tensor", "type", "shape");
-  for (const auto& [name, t] : file.tensors)
-    std::printf("  %-*s %-5s %s\n", static_cast<int>(wide), shown(name, 80).c_str(),
-                type_of(name, t).c_str(), str(t.shape).c_str());
+
+  const std::vector<TensorStatistics> statistics = statistics_of(file.tensors);
+  Index nan = 0, infinite = 0;
+  for (const TensorStatistics& s : statistics) nan += s.nan, infinite += s.infinite;
+  line("not finite", nan + infinite == 0
+                         ? "none"
+                         : std::to_string(nan) + " NaN, " + std::to_string(infinite) + " infinite");
+  const std::vector<WeightLine> tree = weight_tree(file.tensors);
+  std::size_t wide = 6, long_shape = 5;
+  for (const WeightLine& l : tree) {
+    wide = std::max(
+        wide, std::min<std::size_t>(l.name.size(), 60) + 2 * static_cast<std::size_t>(l.depth));
+    if (l.at >= 0)
+      long_shape = std::max(long_shape, str(tensors[static_cast<std::size_t>(l.at)]->shape).size());
+  }
+  std::printf("\n  %-*s %-5s %-*s %11s %11s %11s %11s\n", static_cast<int>(wide), "tensor", "type",
+              static_cast<int>(long_shape), "shape", "mean", "std", "min", "max");
+  for (const WeightLine& l : tree) {
+    const std::string name =
+        std::string(2 * static_cast<std::size_t>(l.depth), ' ') + shown(l.name, 60);
+    if (l.at < 0) {
+      std::printf("  %s\n", name.c_str());
+      continue;
+    }
+    const auto i = static_cast<std::size_t>(l.at);
+    const TensorStatistics& s = statistics[i];
+    std::printf("  %-*s %-5s %-*s", static_cast<int>(wide), name.c_str(),
+                type_of(*names[i], *tensors[i]).c_str(), static_cast<int>(long_shape),
+                str(tensors[i]->shape).c_str());
+    if (s.known && s.values > s.nan + s.infinite)
+      std::printf(" %11.4g %11.4g %11.4g %11.4g", s.mean, s.std, s.least, s.most);
+    if (s.nan || s.infinite)
+      std::printf("   %lld NaN, %lld infinite", static_cast<long long>(s.nan),
+                  static_cast<long long>(s.infinite));
+    std::printf("\n");
+  }
+}
+
+/// A model directory: what config.json says, then the weights.
+void tell_directory(const std::string& directory, const WeightsFile& file) {
+  if (is_file(directory + "/config.json")) {
+    const Json config = read_json(directory + "/config.json");
+    for (const char* key : {"model_type", "architecture"})
+      if (const Json* j = config.find(key); j && j->is_string()) line(key, shown(j->as_string()));
+  } else {
+    line("config.json", "none");
+  }
+  tell_weights(file, directory);
 }
 
 void tell_json(const std::string& path) {
@@ -196,6 +289,13 @@ std::string cut_header(const std::string& path) {
 }  // namespace
 
 int run_info(const InfoOptions& o) {
+  if (is_directory(o.file)) {
+    // Errors first: nothing is printed of a directory that holds no model.
+    const WeightsFile file = read_weights(o.file);
+    std::printf("%s: a model directory, %s\n", one_line(o.file).c_str(), file.format.c_str());
+    tell_directory(o.file, file);
+    return 0;
+  }
   const FileKind kind = recognise(o.file);
   std::size_t size = 0;
   detail::open_to_read(o.file, size);
@@ -211,9 +311,19 @@ int run_info(const InfoOptions& o) {
     case FileKind::jpeg:
       head(), tell_image(o.file);
       return 0;
-    case FileKind::safetensors:
-      head(), tell_safetensors(o.file);
+    case FileKind::safetensors: {
+      const WeightsFile file = read_weights(o.file);
+      head(), tell_weights(file, dir_name(o.file));
       return 0;
+    }
+    case FileKind::npz_or_zip:
+    case FileKind::torch_legacy: {
+      const WeightsFile file = read_weights(o.file, {.select = o.select, .also = o.pass_over});
+      std::printf("%s: PyTorch (%s), %s\n", one_line(o.file).c_str(), file.format.c_str(),
+                  bytes_text(size).c_str());
+      tell_weights(file, dir_name(o.file));
+      return 0;
+    }
     case FileKind::json:
       head(), tell_json(o.file);
       return 0;
@@ -224,7 +334,7 @@ int run_info(const InfoOptions& o) {
         fail(ErrorKind::format, "info: " + quoted(o.file) + cut);
       fail(ErrorKind::format, "info: " + quoted(o.file) +
                                   " is of no known kind; its first bytes are those of "
-                                  "no safetensors, TIFF, PNG, JPEG or JSON file");
+                                  "no safetensors, PyTorch, TIFF, PNG, JPEG or JSON file");
     default:
       break;
   }

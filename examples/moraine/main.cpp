@@ -100,8 +100,38 @@ int other_main(int argc, char** argv) {
 
   InfoOptions info;
   if (CLI::App* s =
-          add(app, "info", "What a file holds, whatever its name", run_info, info, status))
-    s->add_option("file", info.file, "A safetensors, TIFF, PNG, JPEG or JSON file")->required();
+          add(app, "info", "What a file holds, whatever its name", run_info, info, status)) {
+    s->add_option("file", info.file,
+                  "A safetensors, PyTorch, TIFF, PNG, JPEG or JSON file, or a model's folder")
+        ->required();
+    s->add_option("--select", info.select, "The part of a PyTorch checkpoint: teacher, *");
+    s->add_option("--pass-over", info.pass_over, "A Python object that may stand in it")
+        ->take_all();
+  }
+  ConvertCommand convert;
+  if (CLI::App* s = add(app, "convert", "Weights into safetensors, and into other names",
+                        run_convert, convert, status)) {
+    s->add_option("input", convert.input,
+                  "A .pth, .pt, .ckpt, .bin or .safetensors file, or a folder")
+        ->required();
+    s->add_option("output", convert.output, "The safetensors file")->required();
+    s->add_option("--to", convert.to, "Whose names: hf, meta (the authors'), timm")
+        ->check(CLI::IsMember({"hf", "meta", "timm"}));
+    s->add_option("--prefix", convert.prefix, "Only names that begin so, without it");
+    s->add_option("--dtype", convert.dtype, "f32, f16 or bf16; by default as stored")
+        ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+    s->add_option("--select", convert.select, "The part of a PyTorch checkpoint: state_dict, *");
+    s->add_option("--drop", convert.drop, "Names to leave out: head.*")->take_all();
+    s->add_option("--pass-over", convert.pass_over,
+                  "A Python object that may stand in a checkpoint: omegaconf.*")
+        ->take_all();
+    s->add_option("--heads", convert.heads, "Attention heads, for config.json")
+        ->check(CLI::Range(1, 1024));
+    s->add_option("--activation", convert.activation, "hidden_act, for config.json");
+    s->add_option("--account", convert.account, "What became of every tensor, a JSON file");
+    s->add_flag("--no-config", convert.no_config, "Write no config.json beside the output");
+    s->add_flag("--verbose", convert.verbose, "Print what became of every tensor");
+  }
   TrainOptions train;
   if (CLI::App* s = add(app, "train", "Adapt a model to labelled scenes; again: resume", run_train,
                         train, status)) {
@@ -175,6 +205,24 @@ int other_main(int argc, char** argv) {
     s->add_option("--steps", pretrain.steps, "Steps of the whole run")
         ->check(CLI::Range(1, 10000000));
     add_common(s, pretrain);
+  }
+  PrepareOptions prepare;
+  if (CLI::App* s = add(app, "prepare", "Photographs as a model wants them: what encode reads",
+                        run_prepare, prepare, status)) {
+    s->add_option("--model", prepare.model, "The model's folder: config.json, perhaps a processor's")
+        ->required();
+    s->add_option("--image", prepare.images, "A PNG, JPEG or TIFF file; several: one batch")
+        ->required()
+        ->take_all();
+    s->add_option("--output", prepare.output, "The safetensors file that encode reads")->required();
+    s->add_option("--size", prepare.size, "518 or 518x777 (height first) instead of the model's");
+    s->add_option("--backend", prepare.backend,
+                  "Whose rounding: torchvision, as AutoImageProcessor (the default), or pil")
+        ->check(CLI::IsMember({"torchvision", "pil"}));
+    s->add_option("--prompt-depth", prepare.prompt_depth,
+                  "Depth for prompt_depth_anything, a PNG or TIFF in millimetres");
+    s->add_option("--wavelengths", prepare.wavelengths,
+                  "Of the three colours for dofa, micrometres (0.665,0.56,0.49)");
   }
   DoctorOptions doctor;
   add(app, "doctor", "What is here, what is missing, and what installs it", run_doctor, doctor,

@@ -21,6 +21,7 @@ enum class FileKind {
   json,
   npy,
   npz_or_zip,
+  torch_legacy,
   mat5,
   hdf5
 };
@@ -47,6 +48,8 @@ inline const char* name_of(FileKind k) {
       return "NumPy array";
     case FileKind::npz_or_zip:
       return "ZIP archive (.npz, .pth)";
+    case FileKind::torch_legacy:
+      return "PyTorch before 1.6";
     case FileKind::mat5:
       return "MATLAB 5";
     case FileKind::hdf5:
@@ -67,6 +70,11 @@ inline FileKind recognise(std::string_view head, std::uint64_t size) {
   if (starts("\x93NUMPY")) return FileKind::npy;
   if (starts("PK\x03\x04") || starts("PK\x05\x06")) return FileKind::npz_or_zip;
   if (starts("\x89HDF\r\n\x1a\n")) return FileKind::hdf5;
+  // The pickled magic number of torch.save, after the frame of protocols 4 and 5.
+  constexpr std::string_view magic("\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 13);
+  if (head.size() >= 24 && head[0] == '\x80' &&
+      head.substr(head[2] == '\x95' ? 11 : 2, 13) == magic)
+    return FileKind::torch_legacy;
   if (head.size() >= 128) {
     const std::string_view mark = head.substr(124, 4);  // version and byte order
     if (mark == std::string_view("\0\1IM", 4) || mark == std::string_view("\1\0MI", 4))

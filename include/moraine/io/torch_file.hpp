@@ -14,6 +14,7 @@
 #include <memory>
 #include <moraine/core/any_tensor.hpp>
 #include <moraine/io/pickle.hpp>
+#include <moraine/io/recognise.hpp>
 #include <moraine/io/torch_globals.hpp>
 #include <moraine/io/torch_tensors.hpp>
 #include <moraine/io/zip.hpp>
@@ -132,14 +133,6 @@ inline TorchFile parse_torch_legacy(const std::byte* data, std::size_t size,
 
 }  // namespace detail
 
-/// Whether bytes begin as a file of torch.save does before torch 1.6: the pickled magic number.
-inline bool is_torch_legacy(std::string_view head) {
-  static constexpr char magic[] = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
-  if (head.size() < 24 || head[0] != '\x80') return false;
-  const std::size_t at = head[2] == '\x95' ? 11 : 2;  // after a frame's length, protocols 4 and 5
-  return head.substr(at, 13) == std::string_view(magic, 13);
-}
-
 /// Reads a checkpoint from memory that `owner` keeps alive (null: the caller does). `name` stands
 /// for the file in messages. Throws ErrorKind::format, ErrorKind::key (`select`) or
 /// ErrorKind::memory.
@@ -153,7 +146,7 @@ inline TorchFile parse_torch(const std::byte* data, std::size_t size,
                                  : 4 * static_cast<std::uint64_t>(size) + (std::uint64_t{1} << 26);
   if (head.starts_with("PK"))
     return detail::parse_torch_zip(data, size, std::move(owner), name, options, what, most);
-  if (is_torch_legacy(head))
+  if (recognise(head.substr(0, 256), size) == FileKind::torch_legacy)
     return detail::parse_torch_legacy(data, size, std::move(owner), options, what, most);
   if (size > 262 && head.substr(257, 5) == "ustar")
     fail(ErrorKind::format, what +

@@ -35,8 +35,9 @@ inline bool is_torch_weights(const std::string& path) {
   char head[300];
   const std::size_t n = size < sizeof head ? size : sizeof head;
   if (!detail::read_at(f.fd, head, n, 0, path)) return false;
-  return std::string_view(head, n).starts_with("PK") || is_torch_legacy({head, n}) ||
-         (n > 0 && head[0] == '\x80' && recognise({head, n}, size) == FileKind::unknown);
+  const FileKind kind = recognise(std::string_view(head, n), size);
+  return kind == FileKind::npz_or_zip || kind == FileKind::torch_legacy ||
+         (kind == FileKind::unknown && head[0] == '\x80');  // a pickle: refused with its reason
 }
 
 /// Opens the weights at `path`. Tensors point into the mapped files where they can.

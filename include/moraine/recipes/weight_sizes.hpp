@@ -161,6 +161,11 @@ inline WeightSizes weight_sizes(const TensorMap& map, const RecognisedWeights& r
   return s;
 }
 
+/// What weights do not say, where it is another than the published models'.
+struct SizedConfigOptions {
+  Index heads = 0;         ///< 0: as published
+  std::string activation;  ///< hidden_act; empty: as published
+};
 struct SizedConfig {
   Json config;                       ///< null: it cannot be written
   std::vector<std::string> assumed;  ///< fields whose value the weights do not say
@@ -199,17 +204,15 @@ inline Json dinov2_fields(const WeightSizes& s, const SizedWeights& w, const std
 
 /// A config.json for a file in the names that `r` says: Hugging Face's, timm's for EVA-02, any for
 /// DOFA.
-inline SizedConfig sized_config(const TensorMap& map, const RecognisedWeights& r) {
+inline SizedConfig sized_config(const TensorMap& map, const RecognisedWeights& r,
+                                const SizedConfigOptions& o = {}) {
   SizedConfig out;
-  const WeightSizes s = weight_sizes(map, r);
+  WeightSizes s = weight_sizes(map, r);
+  if (o.heads > 0) s.heads = o.heads;
   const std::string family = r.family ? r.family->name : "";
   const auto n = [](Index v) { return Json(static_cast<long long>(v)); };
   if (!s.complete) {
     out.missing = "its sizes cannot be read off the weights";
-    return out;
-  }
-  if (s.heads == 0) {
-    out.missing = "the number of heads is not known for a width of " + std::to_string(s.width);
     return out;
   }
   const bool eva = family.starts_with("eva02"), dofa = family == "dofa";
@@ -217,9 +220,17 @@ inline SizedConfig sized_config(const TensorMap& map, const RecognisedWeights& r
     out.missing = std::string("it is written for the names of ") + (eva ? "timm" : "hf") + " only";
     return out;
   }
+  if (s.heads == 0) {
+    out.missing = "the number of heads is not known for a width of " + std::to_string(s.width) +
+                  " -> say it with --heads";
+    return out;
+  }
+  if (s.width % s.heads)
+    fail(ErrorKind::value, "convert: " + std::to_string(s.heads) +
+                               " heads do not divide the width " + std::to_string(s.width));
   const detail::SizedWeights w(map, r);
   Json j = Json::object();
-  if (family != "sam") out.assumed.push_back("num_attention_heads");
+  if (family != "sam" && o.heads == 0) out.assumed.push_back("num_attention_heads");
   if (family.starts_with("dinov2")) {
     j = detail::dinov2_fields(s, w, "", true);
     if (!s.registers) j.set("use_mask_token", w.has("mask_token", Naming::meta));
@@ -362,6 +373,7 @@ inline SizedConfig sized_config(const TensorMap& map, const RecognisedWeights& r
     if (!prompt) j.set("max_depth", 1);
     out.assumed.insert(out.assumed.end(), {"out_indices", "depth_estimation_type"});
   }
+  if (!o.activation.empty() && j.find("hidden_act")) j.set("hidden_act", o.activation);
   out.config = std::move(j);
   return out;
 }
