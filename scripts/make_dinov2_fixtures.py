@@ -36,15 +36,16 @@ def randomise(model, seed, embedding_scale=1.0):
                 p.copy_(0.7 + 0.3 * n)
             elif "token" in name or "position" in name:
                 p.copy_(0.6 * embedding_scale * n)
-            elif p.dim() == 1:
+            elif p.dim() <= 1:
                 p.copy_(0.2 * n * (embedding_scale if "projection" in name else 1))
             else:
                 scale = embedding_scale if "projection" in name else 1.2
                 p.copy_(scale * n / p[0].numel()**0.5)
 
 
-def reference(folder, pixels):
-    """The backbone of a folder on a batch of images, as named float32 tensors."""
+def reference(folder, pixels, within_head=True):
+    """The backbone of a folder on a batch of images, as named float32 tensors. within_head: the
+    class in config.json may be a head around it."""
     config = json.loads((folder / "config.json").read_text())
     cls = getattr(transformers, config["architectures"][0])
     model, info = cls.from_pretrained(folder,
@@ -53,7 +54,8 @@ def reference(folder, pixels):
                                       output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     model.eval()
-    model = getattr(model, model.base_model_prefix, model)
+    if within_head:
+        model = getattr(model, model.base_model_prefix, model)
     with torch.no_grad():
         out = model(pixels, output_hidden_states=True)
     named = {f"hidden_states.{i}": h for i, h in enumerate(out.hidden_states)}

@@ -26,8 +26,9 @@ inline std::vector<std::string> folders(const std::string& begin) {
 
 /// The families of models that the tests run, by the beginning of their folders. A new family is
 /// one entry; a folder with a config.json that no entry covers fails encode_test.
-inline const std::vector<std::string> families = {"dinov2_", "depth_anything_",
-                                                  "prompt_depth_anything_", "sam_", "dofa_"};
+inline const std::vector<std::string> families = {
+    "dinov2_", "dinov3_", "clip_", "eva02_", "depth_anything_", "prompt_depth_anything_",
+    "sam_",    "dofa_"};
 
 /// max |a - b| / max(1, max |b|), b being the reference; infinite when a NaN or infinity stands on
 /// one side only, or the shapes differ.

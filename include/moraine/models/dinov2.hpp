@@ -2,7 +2,7 @@
 // DINOv2 (Oquab et al., 2023), with and without registers: presets, the key table of the Hugging
 // Face files, and what they leave out. Facts from transformers' modeling_dinov2.py and
 // modeling_dinov2_with_registers.py.
-#include <moraine/models/vit.hpp>
+#include <moraine/models/vit_files.hpp>
 
 #include <string>
 #include <vector>
@@ -108,45 +108,10 @@ inline LoadOptions dinov2_files(const std::string& prefix = "") {
   return o;
 }
 
-/// Refuses a config whose model would be many times larger than its file, before memory is asked
-/// for; every smaller difference is left to load(), which names all of it.
+/// Refuses a config whose model would be many times larger than its file.
 inline void check_dinov2_size(const Dinov2Config& c, const TensorMap& weights,
                               const std::string& prefix) {
-  const ViTConfig v = vit_config(c);
-  double have = 0;
-  for (const auto& [key, t] : weights) have += static_cast<double>(t.shape.numel());
-  const double d = static_cast<double>(v.width), depth = static_cast<double>(v.depth);
-  const double need =
-      depth * d * (4 * d + 2 * static_cast<double>(v.hidden)) +
-      d * (static_cast<double>(v.grid_h) * static_cast<double>(v.grid_w) +
-           static_cast<double>(v.registers) +
-           static_cast<double>(v.channels * v.patch) * static_cast<double>(v.patch));
-  if (need <= 8 * have + (1 << 20)) return;
-  const std::string first = prefix + "encoder.layer.0.mlp.";
-  struct Row {
-    std::string key;
-    Shape expected;
-  };
-  std::vector<Row> rows{
-      {prefix + "layernorm.weight", {v.width}},
-      {prefix + "embeddings.position_embeddings", {1, 1 + v.grid_h * v.grid_w, v.width}},
-      {prefix + "embeddings.patch_embeddings.projection.weight",
-       {v.width, v.channels, v.patch, v.patch}},
-      c.use_swiglu_ffn ? Row{first + "weights_in.weight", {2 * v.hidden, v.width}}
-                       : Row{first + "fc1.weight", {v.hidden, v.width}}};
-  if (v.registers)
-    rows.push_back({prefix + "embeddings.register_tokens", {1, v.registers, v.width}});
-  for (Index i = 0; i < v.depth && i < static_cast<Index>(weights.size()); ++i)
-    rows.push_back({prefix + "encoder.layer." + std::to_string(i) + ".norm1.weight", {v.width}});
-  const std::string begin = "dinov2: the weights do not fit the model; ";
-  for (const Row& r : rows) {
-    const auto at = weights.find(r.key);
-    if (at == weights.end()) fail(ErrorKind::key, begin + "missing, among others: " + r.key);
-    if (at->second.shape != r.expected)
-      fail(ErrorKind::key, begin + "of another shape, among others: " + r.key + " (expected " +
-                               str(r.expected) + ", found " + str(at->second.shape) + ")");
-  }
-  fail(ErrorKind::key, begin + "the file holds far fewer values than the config asks for");
+  check_vit_size("dinov2", vit_config(c), weights, dinov2_files(prefix));
 }
 
 /// What of a file's keys belongs to the trunk: "" or the prefix of a classification checkpoint.
@@ -167,18 +132,14 @@ inline std::string dinov2_prefix(const Dinov2Config& c, const TensorMap& weights
 template <class T = float>
 ViT<T> dinov2(const Dinov2Config& c, const TensorMap& weights) {
   const std::string prefix = dinov2_prefix(c, weights);
-  check_dinov2_size(c, weights, prefix);
-  ViT<T> vit(vit_config(c));
   LoadOptions files = dinov2_files(prefix);
-  files.may_share = true;  // a gigabyte of frozen weights stays in the mapped file
   // Without registers the class still writes an empty table.
   const std::string empty = prefix + "embeddings.register_tokens";
   const auto at = weights.find(empty);
   if (c.with_registers && c.num_register_tokens == 0 && at != weights.end() &&
       at->second.shape.numel() == 0)
     files.ignored.push_back(empty);
-  load<T>(vit, weights, files);
-  return vit;
+  return load_vit<T>("dinov2", vit_config(c), weights, files);
 }
 
 }  // namespace moraine

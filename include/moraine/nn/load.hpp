@@ -21,6 +21,7 @@ namespace moraine MORAINE_API {
 struct KeyRow {
   std::string path;
   std::vector<std::string> keys;
+  int dropped = 0;  ///< leading axes of size 1 that the file's tensor does not have
 };
 
 struct LoadOptions {
@@ -43,8 +44,8 @@ struct LoadReport {
 };
 
 namespace detail {
-/// The keys of a table for a path; the path itself where no line fits.
-inline std::vector<std::string> look_up(const std::vector<KeyRow>& table, const std::string& path) {
+/// The line of a table for a path, its stars filled in; the path itself where no line fits.
+inline KeyRow look_up(const std::vector<KeyRow>& table, const std::string& path) {
   for (const KeyRow& row : table) {
     const std::size_t star = row.path.find('*');
     const std::string head = row.path.substr(0, star);
@@ -57,14 +58,14 @@ inline std::vector<std::string> look_up(const std::vector<KeyRow>& table, const 
         star == std::string::npos
             ? ""
             : path.substr(head.size(), path.size() - head.size() - tail.size());
-    std::vector<std::string> keys = row.keys;
-    for (std::string& k : keys) {
+    KeyRow found{path, row.keys, row.dropped};
+    for (std::string& k : found.keys) {
       const std::size_t at = k.find('*');
       if (at != std::string::npos) k.replace(at, 1, middle);
     }
-    return keys;
+    return found;
   }
-  return {path};
+  return {path, {path}};
 }
 /// "a, b, c and 4 more".
 inline std::string some_of(const std::vector<std::string>& names) {
@@ -75,12 +76,21 @@ inline std::string some_of(const std::vector<std::string>& names) {
 }
 }  // namespace detail
 
-/// The keys of the file that hold the parameter at `path`; "": rows of zeros.
-inline std::vector<std::string> keys_for(const LoadOptions& o, const std::string& path) {
-  std::vector<std::string> keys = o.keys_of ? o.keys_of(path) : detail::look_up(o.table, path);
-  for (std::string& k : keys)
+/// Where the file holds the parameter at `path`: keys with their prefix ("": rows of zeros).
+inline KeyRow row_for(const LoadOptions& o, const std::string& path) {
+  KeyRow row = o.keys_of ? KeyRow{path, o.keys_of(path)} : detail::look_up(o.table, path);
+  for (std::string& k : row.keys)
     if (!k.empty()) k = o.prefix + k;
-  return keys;
+  return row;
+}
+inline std::vector<std::string> keys_for(const LoadOptions& o, const std::string& path) {
+  return row_for(o, path).keys;
+}
+/// The shape in the file of each piece of a parameter.
+inline Shape piece_shape(const KeyRow& row, Shape whole) {
+  if (row.keys.size() > 1) whole.dim[0] /= static_cast<Index>(row.keys.size());
+  for (int i = 0; i < row.dropped; ++i) whole.erase(0);
+  return whole;
 }
 
 /// Reads every parameter and buffer of the module from the map; F32, F64, F16 and BF16 are
@@ -101,11 +111,10 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
     std::vector<std::string> missing, shapes, dtypes;
     Fill(const TensorMap& m, const LoadOptions& opt) : map(m), o(opt) {}
     void parameter(const std::string& path, Tensor<T>& t) override {
-      const std::vector<std::string> keys = keys_for(o, path);
-      Shape expected = t.shape();
-      if (keys.size() > 1) expected.dim[0] /= static_cast<Index>(keys.size());
+      const KeyRow row = row_for(o, path);
+      const Shape expected = piece_shape(row, t.shape());
       Piece piece{&t, {}};
-      for (const std::string& key : keys) {
+      for (const std::string& key : row.keys) {
         if (key.empty()) {
           piece.rows.push_back(nullptr);
           continue;
@@ -154,7 +163,7 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
   for (auto& [tensor, rows] : v.todo) {
     const bool tracked = tensor->tracked();
     Tensor<T> t;
-    if (rows.size() == 1 && rows[0]) t = rows[0]->template as<T>();
+    if (rows.size() == 1 && rows[0]) t = rows[0]->template as<T>().reshaped(tensor->shape());
     if (!t.defined()) {
       t = Tensor<T>::zeros(tensor->shape());
       T* to = t.data();
@@ -184,13 +193,13 @@ template <class T, class M>
 TensorMap save(M& module, const LoadOptions& o = {}) {
   TensorMap out;
   for (const auto& [path, value] : state<T>(module)) {
-    const std::vector<std::string> keys = keys_for(o, path);
+    const KeyRow row = row_for(o, path);
     AnyTensor piece = value;
-    if (keys.size() > 1) piece.shape.dim[0] /= static_cast<Index>(keys.size());
-    piece.bytes = value.bytes / keys.size();
-    for (std::size_t i = 0; i < keys.size(); ++i) {
+    piece.shape = piece_shape(row, value.shape);
+    piece.bytes = value.bytes / row.keys.size();
+    for (std::size_t i = 0; i < row.keys.size(); ++i) {
       piece.data = value.data + i * piece.bytes;
-      if (!keys[i].empty()) out.emplace(keys[i], piece);
+      if (!row.keys[i].empty()) out.emplace(row.keys[i], piece);
     }
   }
   return out;

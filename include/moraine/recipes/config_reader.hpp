@@ -62,6 +62,13 @@ class ConfigReader {
     for (const Json& v : j->as_array()) out.push_back(whole(field, v, least));
     return out;
   }
+  /// One whole number, or a list of them.
+  std::vector<Index> size_or_sizes(const char* field, std::vector<Index> fallback,
+                                   Index least = 1) const {
+    const Json* j = get(field);
+    if (j && j->is_array()) return sizes(field, fallback, least);
+    return j ? std::vector<Index>{whole(field, *j, least)} : fallback;
+  }
   std::vector<double> numbers(const char* field, std::vector<double> fallback) const {
     const Json* j = list(field);
     if (!j) return fallback;

@@ -2,9 +2,12 @@
 // Foundation models from a directory as the model hub has it, whatever their family: the one table
 // of what config.json may name. A program that knows its family includes that family's header alone
 // (recipes/backbones/dinov2.hpp) and compiles nothing of the others.
+#include <moraine/recipes/backbones/clip.hpp>
 #include <moraine/recipes/backbones/depth_anything.hpp>
 #include <moraine/recipes/backbones/dinov2.hpp>
+#include <moraine/recipes/backbones/dinov3.hpp>
 #include <moraine/recipes/backbones/dofa.hpp>
+#include <moraine/recipes/backbones/eva02.hpp>
 #include <moraine/recipes/backbones/sam.hpp>
 
 #include <memory>
@@ -25,6 +28,10 @@ template <class T>
 inline constexpr BackboneFamily<T> backbone_families[] = {
     {"dinov2", dinov2_backbone<T>},
     {"dinov2_with_registers", dinov2_backbone<T>},
+    {"dinov3_vit", dinov3_backbone<T>},
+    {"clip_vision_model", clip_backbone<T>},
+    {"clip", clip_backbone<T>},
+    {"eva02_*", eva02_backbone<T>},
     {"sam_vision_model", sam_backbone<T>},
     {"sam", sam_backbone<T>},
     {"dofa", dofa_backbone<T>},

@@ -2,7 +2,7 @@
 // DINOv2 from a Hugging Face directory, with and without registers: model_type dinov2 and
 // dinov2_with_registers.
 #include <moraine/models/dinov2.hpp>
-#include <moraine/recipes/backbone.hpp>
+#include <moraine/recipes/backbones/trunk.hpp>
 #include <moraine/recipes/model_directory.hpp>
 
 #include <memory>
@@ -59,28 +59,9 @@ ViT<T> load_dinov2(const Pretrained& p) {
   return vit;
 }
 
-/// A trunk whose outputs are its hidden states, their final norm and the CLS token of that.
-template <class T>
-struct NormedTrunkBackbone final : Backbone<T> {
-  ViT<T> vit;
-  explicit NormedTrunkBackbone(ViT<T> v) : vit(std::move(v)) {}
-  void check(const BackboneInput<T>& in) const override {
-    check_pixels(in.pixels, {.channels = vit.config.channels, .patch = vit.config.patch});
-  }
-  BackboneOutput<T> forward(const BackboneInput<T>& in) override {
-    check(in);
-    BackboneOutput<T> out;
-    out.hidden_states = hidden_states<T>(vit, in.pixels);
-    out.last_hidden_state = vit.finish(out.hidden_states.back());  // (B,P+N,D)
-    out.pooler_output = first_token(out.last_hidden_state);        // (B,D)
-    return out;
-  }
-  void visit(Visitor<T>& v) override { vit.visit(v); }
-};
-
 template <class T = float>
 std::unique_ptr<Backbone<T>> dinov2_backbone(const Pretrained& p) {
-  return std::make_unique<NormedTrunkBackbone<T>>(open_dinov2<T>(p));
+  return std::make_unique<TrunkBackbone<T>>(open_dinov2<T>(p));
 }
 
 }  // namespace moraine
