@@ -5,8 +5,8 @@
     check_fixtures.py --self-test  a fixture that nobody reads is found
 
 A test reads a fixture when its code, comments apart, holds the name, or
-check_parity("GROUP" or check_group("GROUP" for ops_GROUP.safetensors, or folders("PREFIX") for a
-folder. What is read of a file is the tests' own affair: they count cases, outputs and gradients.
+check_parity("GROUP" or check_group("GROUP" for ops_GROUP.safetensors, or folders("PREFIX") or
+check_states("PREFIX" for folders. What is read of a file is the tests' own affair: they count cases, outputs and gradients.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ def readers(root):
         code = re.sub(r"//.*", "", path.read_text())
         for group in re.findall(r'check_(?:parity|group)\(\s*"(\w+)"', code):
             names.add(f"ops_{group}.safetensors")
-        prefixes.update(re.findall(r'folders\(\s*"(\w+)"', code))
+        prefixes.update(re.findall(r'(?:folders|check_states)\(\s*"(\w+)"', code))
         names.update(re.findall(r"[\w.]+\.(?:safetensors|inc)", code))
     return names, prefixes
 

@@ -4,7 +4,8 @@
 Folders dinov3_<name>/ as make_dinov2_fixtures.py describes them. dinov3_plain/ has, beside them,
 grad.safetensors: `pixel_values`, `cotangent`, and the gradients of
 sum(last_hidden_state * cotangent) with respect to the pixels and some early weights, computed in
-double, as `d.pixel_values` and `d.<key of the file>`.
+double, as `d.pixel_values` and `d.<key of the file>`; and attentions.safetensors, the maps of every
+block for in_wide.safetensors, as `blocks.<i>.attn.weights` (B,heads,N,N).
 
     python scripts/make_dinov3_fixtures.py [--out tests/parity/fixtures]
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from make_dinov2_fixtures import randomise, reference
@@ -83,6 +84,15 @@ def gradients(folder, pixels, g):
     return {k: v.float().contiguous() for k, v in named.items()}
 
 
+def attentions(folder, pixels):
+    model = DINOv3ViTModel.from_pretrained(folder, dtype=torch.float32,
+                                           attn_implementation="eager").eval()
+    with torch.no_grad():
+        out = model(pixels, output_attentions=True)
+    return {f"blocks.{i}.attn.weights": a.clone().contiguous()
+            for i, a in enumerate(out.attentions)}
+
+
 def make(name, folder):
     fields, sizes, how = CASES[name]
     seed = zlib.crc32(name.encode())
@@ -102,6 +112,8 @@ def make(name, folder):
         save_file({"pixel_values": pixels}, folder / ("in" + end))
         save_file(reference(folder, pixels, within_head=False), folder / ("ref" + end))
     if how.get("gradients"):
+        wide = load_file(folder / "in_wide.safetensors")["pixel_values"]
+        save_file(attentions(folder, wide), folder / "attentions.safetensors")
         pixels = torch.randn(1, 3, 21, 30, generator=g)
         save_file(gradients(folder, pixels, g), folder / "grad.safetensors")
 

@@ -483,6 +483,109 @@ TEST_CASE("encode: what DOFA refuses") {
   waves({"wavelengths", "F64"}, Tensor<double>::ones({3}));
 }
 
+TEST_CASE("encode: what DINOv3, CLIP and EVA-02 refuse") {
+  if (!program::is_built()) return;
+  const auto field = [](const std::string& fixture, const char* name, Json value,
+                        Words names = {}) {
+    names.insert(names.end(), {"config.json", name});
+    spoil(
+        names, [&](Case& c) { c.config(name, value); }, fixture);
+  };
+  for (const char* size : {"hidden_size", "intermediate_size", "num_hidden_layers",
+                           "num_attention_heads", "patch_size", "num_channels"})
+    for (const char* fixture : {"dinov3_plain", "clip_plain"}) {
+      field(fixture, size, 0);
+      field(fixture, size, 2.5);
+      field(fixture, size, "3");
+      field(fixture, size, 1e30);
+    }
+  for (const char* fixture : {"dinov3_plain", "clip_plain"}) {
+    field(fixture, "num_attention_heads", 5);
+    field(fixture, "layer_norm_eps", -1e-6);
+    spoil(
+        {"hidden_act", "mish"}, [](Case& c) { c.config("hidden_act", "mish"); }, fixture);
+  }
+  field("dinov3_plain", "num_attention_heads", 4);  // heads of 6
+  field("dinov3_plain", "rope_theta", 0);
+  field("dinov3_plain", "num_register_tokens", -1);
+  field("dinov3_plain", "use_gated_mlp", 1);
+  field("clip_plain", "image_size", 6);
+  field("clip_full", "vision_config", 3);
+  field("eva02_plain", "model_args", 3);
+  field("eva02_plain", "num_classes", -1);
+  const auto args = [](const char* name, Json value, const char* fixture = "eva02_plain") {
+    spoil(
+        {"config.json", name},
+        [&](Case& c) {
+          Json j = read_json(c.dir / "config.json");
+          j.find("model_args")->set(name, value);
+          write_json(c.dir / "config.json", j);
+        },
+        fixture);
+  };
+  args("embed_dim", 0);
+  args("depth", 1.5);
+  args("num_heads", 5);
+  args("num_heads", 4);  // heads of 6
+  args("img_size", 6);
+  args("global_pool", "map");
+  args("qkv_bias", 1);
+  args("ref_feat_shape", "16x16");
+  args("drop_rate", 0.1);  // not one of those that may be overridden
+  spoil(
+      {"eva02_base_patch16_224"},
+      [](Case& c) { c.config("architecture", "eva02_base_patch16_224"); }, "eva02_plain");
+
+  // Weights: of another config, one too many, one too few, one of another type.
+  spoil(
+      {"layer.3."}, [](Case& c) { c.config("num_hidden_layers", none); }, "dinov3_plain");
+  spoil(
+      {"layer.3."}, [](Case& c) { c.config("num_hidden_layers", 10000000); }, "dinov3_plain");
+  spoil(
+      {"norm.weight", "(24)"}, [](Case& c) { c.config("hidden_size", 16777212 / 3 * 3); },
+      "dinov3_plain");
+  spoil(
+      {"layer.0.attention.k_proj.bias"}, [](Case& c) { c.config("key_bias", true); },
+      "dinov3_plain");
+  spoil(
+      {"layer.0.attention.q_proj.bias"}, [](Case& c) { c.config("query_bias", false); },
+      "dinov3_plain");
+  spoil(
+      {"layer.0.mlp.gate_proj.weight"}, [](Case& c) { c.config("use_gated_mlp", true); },
+      "dinov3_plain");
+  spoil(
+      {"embeddings.position_embedding.weight", "(26,24)", "(17,24)"},
+      [](Case& c) { c.config("image_size", 35); }, "clip_plain");
+  spoil(
+      {"head.weight", "head.bias"}, [](Case& c) { c.config("num_classes", 4); }, "eva02_plain");
+  const auto weights = [](const std::string& fixture, const std::string& key, const Shape& other) {
+    const auto change = [&](const Words& names, const std::function<void(TensorMap&)>& f) {
+      spoil(
+          names, [&](Case& c) { c.tensors("model.safetensors", f); }, fixture);
+    };
+    change({key, "missing"}, [&](TensorMap& m) { m.erase(key); });
+    change({key, str(other)}, [&](TensorMap& m) { m[key] = Tensor<float>::ones(other); });
+    change({key, "I64"}, [&](TensorMap& m) { m[key] = Tensor<std::int64_t>::ones({24, 24}); });
+    change({"more.weight"}, [&](TensorMap& m) { m["more.weight"] = Tensor<float>::ones({1}); });
+  };
+  weights("dinov3_plain", "layer.1.attention.k_proj.weight", {24, 23});
+  weights("clip_plain", "encoder.layers.1.self_attn.v_proj.weight", {23, 24});
+  weights("clip_full", "vision_model.encoder.layers.0.mlp.fc1.bias", {21});
+  weights("eva02_plain", "blocks.0.mlp.fc1_x.weight", {65, 24});
+
+  for (const char* fixture : {"dinov3_plain", "clip_plain", "eva02_plain"})
+    for (const Shape& s :
+         {Shape{1, 4, 28, 28}, {3, 28, 28}, {0, 3, 28, 28}, {1, 3, 6, 28}, {1, 3, 28, 0}})
+      spoil(
+          {"pixel_values", str(s)}, [&](Case& c) { c.pixels(Tensor<float>::ones(s)); }, fixture);
+  spoil(
+      {"pixel_values", "(1,3,28,30)"},
+      [](Case& c) {
+        c.pixels(Tensor<float>::ones({1, 3, 28, 30}));
+      },
+      "eva02_plain");
+}
+
 TEST_CASE("encode: outputs that cannot be written") {
   if (!program::is_built()) return;
   const Case c;

@@ -31,7 +31,9 @@ enum class WhenFull : unsigned char {
 };
 
 struct RecorderOptions {
-  /// Globs over dotted names: '*' within one segment, "**" across segments.
+  /// Globs over dotted names: '*' within one segment, "**" across segments. The pattern "**" alone
+  /// stands for all that costs nothing to show; attention maps, "blocks.*.attn.weights", are made
+  /// for a pattern that asks for them.
   std::vector<std::string> patterns{"**"};
   std::size_t max_bytes = std::size_t{256} << 20;  ///< of all values together
   WhenFull when_full = WhenFull::error;
@@ -41,6 +43,11 @@ class Recorder final : public Observer {
  public:
   explicit Recorder(RecorderOptions o = {}) : options_(std::move(o)) {}
 
+  bool asks_for(const std::string& name) const override {
+    for (const std::string& p : options_.patterns)
+      if (p != "**" && matches(p.c_str(), name.c_str())) return true;
+    return false;
+  }
   void observed(const std::string& name, const AnyTensor& value) override {
     bool wanted = false;
     for (const std::string& p : options_.patterns) wanted |= matches(p.c_str(), name.c_str());
