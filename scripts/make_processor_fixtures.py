@@ -7,6 +7,8 @@ for each with `<picture>.<backend>` as float32. A case has the `config` of a mod
 `preprocessor` configuration (or `nested`, within a processor_config.json) where there is one, and
 perhaps the `size` that `moraine prepare --size` would be given. Where a case leaves the
 configuration to the family, the reference is given what the family's published models have.
+pipeline.safetensors is the whole of Python's way: noise.png at --size 28 through the processor and
+the model of depth_anything_sparse_config.
 
     python scripts/make_processor_fixtures.py [--out tests/parity/fixtures/processors]
 
@@ -23,10 +25,11 @@ import PIL
 import timm
 import torch
 import transformers
+from make_depth_anything_fixtures import load
 from PIL import Image
 from safetensors.numpy import save_file
 from timm.data import create_transform, resolve_data_config
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, DPTImageProcessor
 from transformers.image_transforms import convert_to_rgb
 
 IMAGENET = dict(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
@@ -93,7 +96,8 @@ CASES = {
             dict(image_processor_type="SamImageProcessor",
                  size={"longest_edge": 13},
                  pad_size=square(14)), {}),
-    "dpt": ("depth_anything", dict(DPT, size=square(11), ensure_multiple_of=3), {}),
+    "dpt": ("depth_anything", dict(DPT, size=square(11), ensure_multiple_of=3),
+            dict(pictures=["noise", "wide"])),
     "dpt_default": ("depth_anything",
                     dict(image_processor_type="DPTImageProcessor",
                          size=square(10),
@@ -241,6 +245,12 @@ def main():
         rows[case], tensors = run(case, model_type, preprocessor, how, images)
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()},
                   out / f"{case}.safetensors")
+    model = load(out.parent / "depth_anything_sparse_config")
+    pixels = DPTImageProcessor(**{k: v for k, v in DPT.items() if k != "image_processor_type"})(
+        images["noise"], size=square(28), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        save_file({"predicted_depth": model(pixels).predicted_depth.numpy()},
+                  out / "pipeline.safetensors")
     (out / "cases.json").write_text(json.dumps(rows, indent=1) + "\n")
     files = sorted(out.iterdir())
     print(f"{len(files)} files, {sum(f.stat().st_size for f in files)} bytes, "

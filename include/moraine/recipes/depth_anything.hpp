@@ -11,6 +11,7 @@
 // scripts beside them.
 #include <moraine/decoders/dpt.hpp>
 #include <moraine/models/dinov2.hpp>
+#include <moraine/recipes/backbone.hpp>
 
 #include <string>
 #include <utility>
@@ -107,9 +108,7 @@ struct DepthAnything {
   /// Pixels (B,C,H,W) -> hidden states 0 to depth of the trunk, (B,1+N,D) each.
   std::vector<Tensor<T>> states(const Tensor<T>& pixels) {
     Scope scope("backbone");
-    std::vector<Tensor<T>> all{backbone.embed(pixels)};
-    for (Index i = 0; i < backbone.config.depth; ++i) all.push_back(backbone.block(i, all.back()));
-    return all;
+    return hidden_states<T>(backbone, pixels);
   }
   /// Hidden states of the trunk for images of height x width -> depth (B,p*(height/p),p*(width/p)).
   /// `prompt` (B,1,h,w) of any size, or undefined. Only config.stages need be defined.
