@@ -113,6 +113,49 @@ TEST_CASE("nn: load says everything that does not fit, and changes nothing") {
   CHECK(b(input()).values() == before);
 }
 
+TEST_CASE("nn: load hints at the nearest name, and at a prefix that the whole file has") {
+  Block<float> b = block();
+  TensorMap map = save<float>(b);
+  map["ls1.gama"] = map.at("ls1.gamma");
+  map.erase("ls1.gamma");
+  CHECK(scratch::message_of([&] { load<float>(b, map); }) ==
+        "load: the weights do not fit the model; 1 missing: ls1.gamma (is it ls1.gama?); 1 "
+        "unexpected: ls1.gama");
+  TensorMap inside;
+  for (const auto& [k, t] : save<float>(b)) inside["model.vit." + k] = t;
+  const std::string m = scratch::message_of([&] { load<float>(b, inside); });
+  CHECK(m.find("14 missing: norm1.weight, ") != std::string::npos);
+  CHECK(
+      m.ends_with("-> the file's names begin with \"model.vit.\": moraine convert --prefix "
+                  "model.vit."));
+}
+
+TEST_CASE("nn: the account of a load names every key, also for who called from further out") {
+  Block<float> from = block(), to({.width = 8, .heads = 2, .hidden = 12, .layer_scale = true});
+  const LoadOptions o{.ignored = {"extra.*"}, .keys_of = keys};
+  TensorMap map = save<float>(from, o);
+  map.emplace("extra.note", Tensor<float>::ones({1}));
+  map["norm1.weight"] = map.at("norm1.weight").as<double>();
+  LoadReport all;
+  {
+    const LoadAccount account(&all);
+    load<float>(to, map, o);
+  }
+  load<float>(to, map, o);  // nobody asks any more
+  CHECK(all.tensors == 18);
+  CHECK(all.used.size() == 18);
+  CHECK(all.used[0] == "norm1.weight");
+  CHECK(all.ignored == std::vector<std::string>{"extra.note"});
+  CHECK(all.conversions == std::vector<std::string>{"norm1.weight: F64 -> F32"});
+  CHECK(all.joined.size() == 2);
+  CHECK(all.joined[0] == "attn.qkv.weight: q.weight + k.weight + v.weight");
+  CHECK(all.shared == 0);
+  CHECK(all.text(1) ==
+        "used 18 (missing 0, unexpected 0), 0 of them in the file's memory\nignored 1\n  "
+        "extra.note\nconverted 1\n  norm1.weight: F64 -> F32\nreshaped 0\njoined "
+        "2\n  attn.qkv.weight: q.weight + k.weight + v.weight\n  ...\n");
+}
+
 TEST_CASE("nn: packed weights change no bit, and a replaced weight is noticed") {
   Block<float> b = block();
   const std::vector<float> plain = b(input()).values();

@@ -1,6 +1,7 @@
 #pragma once
 // load(module, map): fills a module from named tensors and tells everything that does not fit, in
 // one message. Nothing is skipped silently.
+#include <moraine/nn/load_report.hpp>
 #include <moraine/nn/module.hpp>
 
 #include <cstring>
@@ -37,12 +38,6 @@ struct LoadOptions {
   const char* what = "load";  ///< first word of messages
 };
 
-/// What load() did besides copying.
-struct LoadReport {
-  Index tensors = 0, converted = 0;  ///< converted: stored as another element type
-  std::vector<std::string> ignored;
-};
-
 namespace detail {
 /// The line of a table for a path, its stars filled in; the path itself where no line fits.
 inline KeyRow look_up(const std::vector<KeyRow>& table, const std::string& path) {
@@ -67,13 +62,6 @@ inline KeyRow look_up(const std::vector<KeyRow>& table, const std::string& path)
   }
   return {path, {path}};
 }
-/// "a, b, c and 4 more".
-inline std::string some_of(const std::vector<std::string>& names) {
-  std::string out;
-  for (std::size_t i = 0; i < names.size() && i < 4; ++i) out += (i ? ", " : "") + names[i];
-  if (names.size() > 4) out += " and " + std::to_string(names.size() - 4) + " more";
-  return out;
-}
 }  // namespace detail
 
 /// Where the file holds the parameter at `path`: keys with their prefix ("": rows of zeros).
@@ -93,10 +81,33 @@ inline Shape piece_shape(const KeyRow& row, Shape whole) {
   return whole;
 }
 
+namespace detail {
+/// Adds one parameter to the account: the keys it came from, null for zeros.
+inline void account(LoadReport& report, const KeyRow& from,
+                    const std::vector<const AnyTensor*>& rows, Dtype to, const Shape& shape) {
+  std::string all;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::string& key = from.keys[i];
+    all += (i ? " + " : "") + (rows[i] ? key : std::string("zeros"));
+    if (!rows[i]) continue;
+    ++report.tensors;
+    report.used.push_back(key);
+    if (rows[i]->dtype != to) {
+      ++report.converted;
+      report.conversions.push_back(key + ": " + name_of(rows[i]->dtype) + " -> " + name_of(to));
+    }
+    if (from.dropped)
+      report.reshaped.push_back(key + ": " + str(rows[i]->shape) + " -> " + str(shape));
+  }
+  if (rows.size() > 1) report.joined.push_back(from.path + ": " + all);
+}
+}  // namespace detail
+
 /// Reads every parameter and buffer of the module from the map; F32, F64, F16 and BF16 are
 /// converted to T exactly or by rounding. Throws ErrorKind::key when one is missing, has another
 /// shape or no floating type, or when a key is left over that no glob in `ignored` names; the
-/// message lists the first few of each kind. The module is changed only if everything fits.
+/// message lists the first few of each kind, with the nearest name where one is near. The module is
+/// changed only if everything fits. The account is also added to the LoadAccount that is open.
 template <class T, class M>
 LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
   struct Fill final : Visitor<T> {
@@ -105,6 +116,7 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
     struct Piece {
       Tensor<T>* tensor;
       std::vector<const AnyTensor*> rows;  // null: zeros
+      KeyRow from;
     };
     std::vector<Piece> todo;
     std::set<std::string> used;
@@ -113,7 +125,7 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
     void parameter(const std::string& path, Tensor<T>& t) override {
       const KeyRow row = row_for(o, path);
       const Shape expected = piece_shape(row, t.shape());
-      Piece piece{&t, {}};
+      Piece piece{&t, {}, row};
       for (const std::string& key : row.keys) {
         if (key.empty()) {
           piece.rows.push_back(nullptr);
@@ -147,20 +159,11 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
     for (const std::string& glob : o.ignored) known |= matches(glob.c_str(), key.c_str());
     (known ? report.ignored : unexpected).push_back(key);
   }
-  std::string wrong;
-  const auto tell = [&](const char* kind, const std::vector<std::string>& names) {
-    if (names.empty()) return;
-    wrong += (wrong.empty() ? "" : "; ") + std::to_string(names.size()) + ' ' + kind + ": " +
-             detail::some_of(names);
-  };
-  tell("missing", v.missing);
-  tell("of another shape", v.shapes);
-  tell("not of a floating type", v.dtypes);
-  tell("unexpected", unexpected);
+  const std::string wrong = detail::misfit(v.missing, v.shapes, v.dtypes, unexpected);
   if (!wrong.empty())
     fail(ErrorKind::key, std::string(o.what) + ": the weights do not fit the model; " + wrong);
 
-  for (auto& [tensor, rows] : v.todo) {
+  for (auto& [tensor, rows, from] : v.todo) {
     const bool tracked = tensor->tracked();
     Tensor<T> t;
     if (rows.size() == 1 && rows[0]) t = rows[0]->template as<T>().reshaped(tensor->shape());
@@ -180,11 +183,12 @@ LoadReport load(M& module, const TensorMap& map, const LoadOptions& o = {}) {
     } else if (t.storage()->borrowed() && (tracked || !o.may_share)) {
       t = t.clone();
     }
-    for (const AnyTensor* r : rows)
-      if (r) ++report.tensors, report.converted += r->dtype != dtype_of<T>;
+    report.shared += t.storage()->borrowed();
+    detail::account(report, from, rows, dtype_of<T>, tensor->shape());
     if (tracked) t.requires_grad();
     *tensor = t;
   }
+  if (LoadReport* listener = load_listener()) detail::add_report(*listener, report);
   return report;
 }
 

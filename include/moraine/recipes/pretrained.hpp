@@ -52,6 +52,8 @@ struct PretrainedOptions {
   /// Packs the frozen weights for the kernels. Say false to change the model first (use_bf16,
   /// inject), then call prepare().
   bool packed = true;
+  /// Receives what became of every key of the file; null: nobody asks.
+  LoadReport* report = nullptr;
 };
 
 /// The backbone that a directory's config.json names.
@@ -64,8 +66,9 @@ std::unique_ptr<Backbone<T>> load_pretrained(const Pretrained& p, const Pretrain
          "config.json: names no model; it has neither model_type nor architecture");
   for (const BackboneFamily<T>& f : backbone_families<T>)
     if (matches(f.name, name.c_str())) {
+      const LoadAccount account(o.report);
       std::unique_ptr<Backbone<T>> b = f.make(p);
-      if (o.packed) prepare<T>(*b);
+      if (o.packed) prepare_mapped<T>(*b, p.weights);
       return b;
     }
   fail(ErrorKind::config, std::string("config.json: ") + field + " " + quoted(name) +
