@@ -73,11 +73,12 @@ void check_output(const std::string& path) {
 void run_encode(const EncodeOptions& o) {
   check_output(o.output);
   const NoGrad off;
-  const std::unique_ptr<Backbone<float>> model = load_pretrained<float>(o.model, {.packed = false});
+  const Pretrained p = open_pretrained(o.model);
+  const std::unique_ptr<Backbone<float>> model = load_pretrained<float>(p, {.packed = false});
   const BackboneInput<float> in = read_input(o.input, *model);
   model->check(in);
   if (o.bf16) use_bf16<float>(*model);
-  prepare<float>(*model);
+  prepare_mapped<float>(*model, p.weights);
   write_safetensors(o.output, model->forward(in).named());
 }
 

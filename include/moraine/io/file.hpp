@@ -164,6 +164,11 @@ class MappedFile {
   std::size_t size() const { return size_; }
   const std::string& path() const { return path_; }
 
+  /// Gives the pages of the mapping back to the system: they no longer count as this process's
+  /// memory, and are read again from the file when they are touched.
+  void forget() const {
+    if (mapped_) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+  }
   /// Throws ErrorKind::file when the file has changed its size since it was opened.
   void check_size() const {
     struct stat st;

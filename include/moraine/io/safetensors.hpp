@@ -41,7 +41,14 @@ struct SafetensorsOptions {
 struct SafetensorsFile {
   TensorMap tensors;                            ///< on the file's bytes: no copies, maybe unaligned
   std::map<std::string, std::string> metadata;  ///< `__metadata__`
-  std::map<std::string, std::string> other_dtypes;  ///< tensors of Dtype::other -> type's name
+  std::map<std::string, std::string> other_dtypes;       ///< tensors of Dtype::other -> type's name
+  std::vector<std::shared_ptr<const MappedFile>> files;  ///< what the tensors point into
+
+  /// MappedFile::forget() for all of them: after weights were packed, their plain form need not
+  /// stay in memory.
+  void forget_pages() const {
+    for (const auto& f : files) f->forget();
+  }
 };
 
 namespace detail {
@@ -379,6 +386,7 @@ inline SafetensorsFile read_safetensors(const std::string& path,
   SafetensorsFile file =
       parse_safetensors(mapped->data(), mapped->size(), mapped, base_name(path), options);
   mapped->check_size();
+  file.files.push_back(mapped);
   return file;
 }
 
@@ -534,6 +542,7 @@ inline SafetensorsFile read_sharded(const std::string& path,
     }
     all.metadata.merge(part.metadata);
     all.other_dtypes.merge(part.other_dtypes);
+    all.files.insert(all.files.end(), part.files.begin(), part.files.end());
   }
   return all;
 }

@@ -3,6 +3,7 @@
 // before anybody knows which family it is.
 #include <moraine/io/safetensors.hpp>
 #include <moraine/nn/load.hpp>
+#include <moraine/nn/slot.hpp>
 #include <moraine/recipes/config_reader.hpp>
 
 #include <string>
@@ -33,6 +34,30 @@ inline Pretrained open_pretrained(const std::string& directory) {
   p.architecture = r.text("architecture", "");
   p.weights = read_sharded(directory);
   return p;
+}
+
+/// prepare() for a module whose weights lie in `file`: what has been packed is read no more, so the
+/// file's pages are given back every 64 MiB of it, and the model never needs both forms at once.
+/// (They come back from the file when somebody looks: state(), the packing for a backward.)
+template <class T, class M>
+void prepare_mapped(M& module, const SafetensorsFile& file) {
+  struct Pack final : Visitor<T> {
+    const SafetensorsFile& file;
+    Index since = 0;
+    explicit Pack(const SafetensorsFile& f) : file(f) {}
+    void parameter(const std::string&, Tensor<T>&) override {}
+    void slot(const std::string&, Slot<T>& s) override {
+      if (s.empty()) return;
+      s.layer().pack();
+      since += s.layer().in_features() * s.layer().out_features();
+      if (since < (Index{1} << 26) / static_cast<Index>(sizeof(T))) return;
+      file.forget_pages();
+      since = 0;
+    }
+  } v(file);
+  file.forget_pages();  // what loading touched: rows that were joined, values that were widened
+  module.visit(v);
+  file.forget_pages();
 }
 
 /// Fails where a weight is not F32, F16 or BF16; what `files` ignores may be anything. (load()

@@ -42,7 +42,7 @@ ClipVision<T> open_clip_vision(const Pretrained& p) {
 template <class T = float>
 ClipVision<T> load_clip_vision(const Pretrained& p) {
   ClipVision<T> clip = open_clip_vision<T>(p);
-  prepare<T>(clip);
+  prepare_mapped<T>(clip, p.weights);
   return clip;
 }
 

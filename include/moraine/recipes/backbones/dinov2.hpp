@@ -55,7 +55,7 @@ ViT<T> open_dinov2(const Pretrained& p) {
 template <class T = float>
 ViT<T> load_dinov2(const Pretrained& p) {
   ViT<T> vit = open_dinov2<T>(p);
-  prepare<T>(vit);
+  prepare_mapped<T>(vit, p.weights);
   return vit;
 }
 

@@ -48,7 +48,7 @@ ViT<T> open_dinov3(const Pretrained& p) {
 template <class T = float>
 ViT<T> load_dinov3(const Pretrained& p) {
   ViT<T> vit = open_dinov3<T>(p);
-  prepare<T>(vit);
+  prepare_mapped<T>(vit, p.weights);
   return vit;
 }
 template <class T = float>

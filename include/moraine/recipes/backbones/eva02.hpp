@@ -90,7 +90,7 @@ Eva02<T> open_eva02(const Pretrained& p) {
 template <class T = float>
 Eva02<T> load_eva02(const Pretrained& p) {
   Eva02<T> eva = open_eva02<T>(p);
-  prepare<T>(eva);
+  prepare_mapped<T>(eva, p.weights);
   return eva;
 }
 
