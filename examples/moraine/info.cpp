@@ -176,7 +176,8 @@ void tell_origin(const WeightsFile& file, const std::string& directory) {
   for (const char* key : {"license", "licence", "modelspec.license"})
     if (const auto at = file.metadata.find(key); at != file.metadata.end()) licence = at->second;
   if (licence.empty()) licence = readme_licence(directory);
-  line("licence", licence.empty() ? "not stated in the file" : shown(licence));
+  if (r.family || !licence.empty())
+    line("licence", licence.empty() ? "not stated in the file" : shown(licence));
 }
 
 void tell_weights(const WeightsFile& file, const std::string& directory) {

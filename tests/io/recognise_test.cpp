@@ -21,6 +21,11 @@ TEST_CASE("recognise: by content, never by name") {
   CHECK(kind("[1]") == FileKind::json);
   CHECK(kind("\x93NUMPY\x01") == FileKind::npy);
   CHECK(kind("PK\x03\x04") == FileKind::npz_or_zip);
+  const std::string torch = std::string(MORAINE_SOURCE_DIR) + "/tests/parity/fixtures/torch/";
+  CHECK(recognise(torch + "legacy.pth") == FileKind::torch_legacy);
+  CHECK(recognise(torch + "legacy_protocol5.pth") == FileKind::torch_legacy);
+  CHECK(recognise(torch + "plain.pth") == FileKind::npz_or_zip);
+  CHECK(recognise(torch + "refuse_pickle.pth") == FileKind::unknown);
   CHECK(kind("hello") == FileKind::unknown);
   CHECK(kind(std::string(300, '\0')) == FileKind::unknown);
   CHECK(kind(std::string("\xff\0\0\0\0\0\0\0{}", 10)) ==

@@ -7,9 +7,9 @@
 // is met. Opcodes are those of protocols 2 to 5 that write plain data; all others are refused by
 // name.
 //
-// Any byte string gives a value or an error. Memory: at most `max_values` values of about 100 bytes;
-// strings point into the input. A memo costs 4 bytes an entry. Values may be shared and, in a
-// hostile file, hold themselves: whoever walks the tree bounds its steps.
+// Any byte string gives a value or an error. Memory: at most `max_values` values of about 100
+// bytes; strings point into the input. A memo costs 4 bytes an entry. Values may be shared and, in
+// a hostile file, hold themselves: whoever walks the tree bounds its steps.
 #include <bit>
 #include <cstddef>
 #include <cstdint>
