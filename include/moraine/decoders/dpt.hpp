@@ -190,6 +190,7 @@ struct DptNeck {
       const Size2 to{times * next.size(2), times * next.size(3)};
       fused.push_back(j ? fusion_stage.layers[j](fused.back(), here, prompt, to)
                         : fusion_stage.layers[j](here, {}, prompt, to));
+      observe("map", fused.back());
       maps[n - 1 - j] = {};
     }
     return fused;

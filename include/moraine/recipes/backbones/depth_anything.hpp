@@ -14,6 +14,12 @@ namespace moraine MORAINE_API {
 
 namespace detail {
 
+/// A number as one would write it: 4, not 4.0.
+inline std::string plain_number(double v) {
+  return v == std::floor(v) && std::abs(v) < 1e15 ? std::to_string(static_cast<Index>(v))
+                                                  : number_text(v);
+}
+
 /// "stage7" and -5 of twelve layers -> 7 and 8, ascending; "stem" is the input of the first block.
 inline std::vector<Index> depth_stages(const ConfigReader& r, Index layers) {
   std::vector<Index> by_index, by_name;
@@ -21,7 +27,7 @@ inline std::vector<Index> depth_stages(const ConfigReader& r, Index layers) {
     const double least = -static_cast<double>(layers + 1), most = static_cast<double>(layers);
     if (!(v >= least && v <= most) || v != std::floor(v))
       r.refuse("out_indices",
-               "is out of range; " + number_text(v) + " of " + std::to_string(layers) + " layers");
+               "is out of range; " + plain_number(v) + " of " + std::to_string(layers) + " layers");
     by_index.push_back(static_cast<Index>(v) + (v < 0 ? layers + 1 : 0));
   }
   for (const std::string& name : r.texts("out_features", {})) {
@@ -73,8 +79,8 @@ inline DepthAnythingConfig read_depth_anything_config(const ConfigReader& r, boo
   const double head_in = r.number("head_in_index", -1);
   const double maps = static_cast<double>(h.channels.size());
   if (!(head_in >= -maps && head_in < maps) || head_in != std::floor(head_in))
-    r.refuse("head_in_index",
-             number_text(head_in) + " names none of " + number_text(maps) + " maps");
+    r.refuse("head_in_index", detail::plain_number(head_in) + " names none of " +
+                                  detail::plain_number(maps) + " maps");
   const std::string kind = r.text("depth_estimation_type", "relative");
   if (kind != "relative" && kind != "metric")
     r.refuse("depth_estimation_type", quoted(kind) + " is not supported -> relative, metric");
@@ -89,8 +95,8 @@ inline DepthAnythingConfig read_depth_anything_config(const ConfigReader& r, boo
                                        std::to_string(h.channels.size()) + " neck_hidden_sizes");
   for (double f : h.factors)
     if (!(f >= 1.0 / 64 && f <= 64) || (f > 1 && f != std::floor(f)))
-      r.refuse("reassemble_factors",
-               "is out of range; " + number_text(f) + " -> whole above 1, or at least 1/64");
+      r.refuse("reassemble_factors", "is out of range; " + detail::plain_number(f) +
+                                         " -> whole above 1, or at least 1/64");
   if (h.width != c.backbone.hidden_size)
     r.refuse("reassemble_hidden_size", std::to_string(h.width) +
                                            " differs from the backbone's hidden_size " +
