@@ -24,13 +24,15 @@ inline const char* name_of(Device d) { return d == Device::cpu ? "cpu" : "cuda";
 
 /// The CPU row of the device table: counts what tensors hold, and keeps freed blocks for the next
 /// step of a training loop, which asks for the same sizes again (a fresh block costs a page fault
-/// for every 4 KiB). Large blocks come from the system directly: until they are written to they
-/// cost nothing, and read as zero.
+/// for every 4 KiB: up to a tenth of a step). What is held and kept never passes the most that was
+/// ever held by more than cache_limit; trim() gives all that is kept back. Large blocks come from
+/// the system directly: until they are written to they cost nothing, and read as zero.
 struct CpuDevice {
   std::atomic<std::size_t> live{0};   ///< bytes held by tensors now
   std::atomic<std::size_t> peak{0};   ///< the most that were held at once
   std::atomic<std::size_t> limit{0};  ///< refuse to hold more than this; 0: no limit
-  std::atomic<std::size_t> cache_limit{std::size_t{1} << 28};  ///< bytes kept for reuse; 0: none
+  /// How much more than `peak` may be held and kept for reuse together; 0: nothing is kept.
+  std::atomic<std::size_t> cache_limit{std::size_t{1} << 28};
 
   /// `zero`, if given, is set where the block is known to hold zeros.
   void* alloc(std::size_t bytes, bool* zero = nullptr);
@@ -58,6 +60,11 @@ struct CpuDevice {
     cls = classes;  // none
     std::size_t want = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
     return want >= kept_from ? round(want, cls) : want;
+  }
+  static void* fresh(std::size_t want) noexcept {
+    if (want < mapped_from) return std::aligned_alloc(64, want);
+    void* p = mmap(nullptr, want, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
   }
   static void give_back(void* p, std::size_t want) noexcept {
     if (want >= mapped_from)
@@ -97,14 +104,12 @@ inline void* CpuDevice::alloc(std::size_t bytes, bool* zero) {
       return b;
     }
   }
-  void* p = nullptr;
-  if (want >= mapped_from) {
-    p = mmap(nullptr, want, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) p = nullptr;
-    if (zero) *zero = true;
-  } else {
-    p = std::aligned_alloc(64, want);
+  void* p = fresh(want);
+  if (!p) {  // what is kept for reuse may be just what the system is out of
+    trim();
+    p = fresh(want);
   }
+  if (zero) *zero = want >= mapped_from;
   if (!p) {
     live -= bytes;
     fail(ErrorKind::memory, "memory: the system has no " + std::to_string(bytes) + " bytes left; " +
@@ -119,7 +124,8 @@ inline void CpuDevice::free(void* p, std::size_t bytes) noexcept {
   const std::size_t want = rounded(bytes, cls);
   if (cls < classes) {
     const Lock lock(mutex_);
-    if (cached_ + want <= cache_limit.load(std::memory_order_relaxed)) {
+    const std::size_t extra = cache_limit.load(std::memory_order_relaxed);
+    if (extra && live.load() + cached_ + want <= peak.load() + extra) {
       kept_[cls] = new (p) Block{kept_[cls]};
       cached_ += want;
       return;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <moraine/core/device.hpp>
 #include <moraine/core/error.hpp>
 #include <moraine/core/parallel.hpp>
 #include <moraine/core/product.hpp>
@@ -24,6 +25,10 @@ class Scratch {
     if (floats <= 0) return;
     const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64;
     data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
+    if (!data_) {  // what is kept for tensors may be just what is missing
+      cpu_device.trim();
+      data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
+    }
     if (!data_)
       fail(ErrorKind::memory, "cpu: out of memory; " + std::to_string(bytes) +
                                   " bytes of workspace asked for -> smaller batch or tile");
