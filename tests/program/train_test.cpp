@@ -277,3 +277,44 @@ TEST_CASE("predict: the thread count does not change a byte of the map") {
     CHECK(read_file(dir / "routing.tif") == routing);
   }
 }
+
+TEST_CASE("train: a step fits into the memory it announces; less ends with one line") {
+  if (!program::is_built()) return;
+  const scratch::Tree dir;
+  tiny::write_run(dir, 2);
+  tiny::write_scene(dir / "scene.tif", dir / "labels.tif", {.height = 200, .width = 200});
+  const auto train = [&](const std::string& output, long kib, const char* more) {
+    std::string line = kib ? "ulimit -d " + std::to_string(kib) + " && exec " : "exec ";
+    line += program::path_of("moraine") + " train --config " + (dir / "run.json") + " --output " +
+            (dir / output) + " --threads 2 --set window=160 --set train.batch=64 " + more;
+    return program::run_shell(line);
+  };
+  // "a step holds at most 123 MiB of tensors"
+  const auto announced = [](const program::Result& r) {
+    const std::size_t at = r.err.find("holds at most ");
+    REQUIRE_MESSAGE(at != std::string::npos, r.err);
+    return std::atol(r.err.c_str() + at + 14);
+  };
+  const auto free = train("free", 0, "");
+  REQUIRE_MESSAGE(free.status == 0, free.err);
+  const long whole = announced(free);
+  CHECK(whole > 200);
+  // The address space of a block is up to a quarter larger than its tensor; beside the tensors are
+  // the program, the scene, stacks of 8 MiB for two threads and packed operands (447 MiB were just
+  // too few once).
+  const auto fits = train("fits", (whole * 5 / 4 + 128) << 10, "");
+  CHECK_MESSAGE(fits.status == 0, fits.err);
+  CHECK(read_file(dir / "fits/model.safetensors") == read_file(dir / "free/model.safetensors"));
+
+  const auto none = train("none", (whole * 3 / 4) << 10, "");
+  CHECK(none.status == 1);
+  CHECK_MESSAGE((has(none.err, "train: memory: the system has no ") ||
+                 has(none.err, "train: cpu: out of memory; ")),
+                none.err);
+  CHECK(!std::filesystem::exists(dir / "none/model.safetensors"));
+
+  const auto less = train("less", 0, "--set train.gradient_checkpointing=true");
+  REQUIRE_MESSAGE(less.status == 0, less.err);
+  MESSAGE("a step: " << whole << " MiB, with gradient checkpointing " << announced(less));
+  CHECK(announced(less) < whole);
+}
