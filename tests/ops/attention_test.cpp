@@ -46,12 +46,7 @@ Tensor<T> flat_keys(const Tensor<T>& x) {
   OP_CASE(                                                                               \
       name, shapes, [](auto& x) { return attention(x[0], x[1], x[2], __VA_ARGS__(x)); }, \
       [](auto& x) { return attention_composed(x[0], x[1], x[2], __VA_ARGS__(x)); },      \
-      {.low = -2,                                                                        \
-       .high = 2,                                                                        \
-       .fixed = {7},                                                                     \
-       .empty = {2, 5},                                                                  \
-       .float_tolerance = 4e-5,                                                          \
-       .large = large_})
+      {.low = -2, .high = 2, .fixed = {7}, .empty = {2, 5}, .large = large_})
 
 namespace {
 struct Plain {
@@ -109,7 +104,6 @@ OP_CASE(attention_bias_of_queries, (std::vector<Shape>{MORAINE_QKV, Shape{3, 5, 
          .flat = {3},
          .fixed = {7},
          .empty = {2, 5},
-         .float_tolerance = 4e-5,
          .large = {MORAINE_LARGE, Shape{3, 130, 1}}})
 MORAINE_ATTENTION_CASE(attention_key_mask, (std::vector<Shape>{MORAINE_QKV}),
                        (std::vector<Shape>{MORAINE_LARGE}), Masked{})
@@ -125,7 +119,6 @@ OP_CASE(
      .fixed = {7},
      .empty = {2, 5},
      .nan_spreads = false,
-     .float_tolerance = 4e-5,
      .large = {MORAINE_LARGE}})
 
 // Keys are a map: k (B,H,Rows,Columns,D), rows 2, columns 7 (ragged: both change).
@@ -146,7 +139,6 @@ OP_CASE(
      .high = 2,
      .fixed = {8, 7},
      .empty = {2, 5},
-     .float_tolerance = 4e-5,
      .large = {Shape{2, 3, 130, 20}, Shape{2, 3, 21, 14, 20}, Shape{2, 3, 21, 14, 24},
                Shape{2, 3, 130, 21}, Shape{2, 3, 130, 14}}})
 
@@ -167,7 +159,6 @@ OP_CASE(
      .high = 2,
      .fixed = {2, 12, 24, 4, 3},
      .empty = {},
-     .float_tolerance = 4e-5,
      .large = {Shape{2, 196, 60}, Shape{1, 2, 196, 196}, Shape{2, 2, 196, 14},
                Shape{2, 2, 196, 14}}})
 
