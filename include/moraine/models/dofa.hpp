@@ -185,9 +185,23 @@ struct DofaEmbedding {
     const auto rows = [&](Index from, Index to) {
       return reshape(slice(s, 1, from, to), {to - from, width});
     };
-    const Tensor<T> k = fc_weight(add(rows(width, width + c), w));  // (C,p*p*D)
+    const Tensor<T> k = pixels_of(add(rows(width, width + c), w));  // (C,p*p*D)
     return {scale(reshape(k, {c * patch * patch, dim}), T(0.01)),
             scale(reshape(fc_bias(rows(n - 1, n)), {dim}), T(0.01))};
+  }
+  /// fc_weight of (C,128). Frozen, a piece of its rows at a time: a product packs its weight, and
+  /// this one has up to 134 MB.
+  Tensor<T> pixels_of(const Tensor<T>& x) const {
+    if (wants(x) || wants(fc_weight.weight) || wants(fc_weight.bias)) return fc_weight(x);
+    constexpr Index piece = 1536;
+    const Index n = fc_weight.weight.size(0);
+    std::vector<Tensor<T>> parts;
+    for (Index i = 0; i < n; i += piece) {
+      const Index end = i + piece < n ? i + piece : n;
+      parts.push_back(
+          linear(x, slice(fc_weight.weight, 0, i, end), slice(fc_weight.bias, 0, i, end)));
+    }
+    return concat(parts, 1);  // (C,p*p*D)
   }
   /// The kernels of a sensor. While no parameter of the generator is trained, those of the last
   /// call are kept and serve as long as wavelengths and parameters are the same tensors; parameters

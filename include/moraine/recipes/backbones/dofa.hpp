@@ -52,7 +52,7 @@ Dofa<T> open_dofa(const Pretrained& p) {
 template <class T = float>
 Dofa<T> load_dofa(const Pretrained& p) {
   Dofa<T> model = open_dofa<T>(p);
-  prepare<T>(model);
+  prepare_mapped<T>(model, p.weights);
   return model;
 }
 

@@ -60,7 +60,7 @@ SamEncoder<T> open_sam(const Pretrained& p) {
 template <class T = float>
 SamEncoder<T> load_sam(const Pretrained& p) {
   SamEncoder<T> encoder = open_sam<T>(p);
-  prepare<T>(encoder);
+  prepare_mapped<T>(encoder, p.weights);
   return encoder;
 }
 
