@@ -57,7 +57,8 @@ TEST_CASE("image processors: every case of transformers and timm") {
       outer.set("image_processor", c.value.at("nested"));
       write_json(model.dir / "processor_config.json", outer);
     }
-    for (const auto& [key, ref] : read_safetensors(folder + "/" + c.key + ".safetensors").tensors) {
+    for (const auto& entry : read_safetensors(folder + "/" + c.key + ".safetensors").tensors) {
+      const std::string& key = entry.first;
       INFO(c.key << " " << key);
       const std::size_t dot = key.find('.');
       ImageProcessor p = read_image_processor(model.dir.path, key.substr(dot) == ".pil"
@@ -66,7 +67,7 @@ TEST_CASE("image processors: every case of transformers and timm") {
       if (c.value.find("size")) p = with_size(p, case_size(c.value.at("size").as_string("size")));
       const Tensor<float> x =
           prepare_image(read_rgb(folder + "/" + key.substr(0, dot) + ".png"), p);
-      const double d = fixtures::distance(x, ref);
+      const double d = fixtures::distance(x, entry.second);
       // Where bytes are resized, every bit; PyTorch's sums of floats have an order of their own.
       CHECK(d <= (p.rescale_first ? 1e-6 : 0.0));
       bytes += !p.rescale_first;
