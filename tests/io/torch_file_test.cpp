@@ -5,6 +5,7 @@
 #include <moraine/io/json.hpp>
 #include <moraine/io/safetensors.hpp>
 #include <moraine/io/torch_file.hpp>
+#include <moraine/io/weights.hpp>
 #include <string>
 #include <vector>
 
@@ -287,4 +288,30 @@ TEST_CASE("torch: hostile archives") {
   const TorchFile f =
       parse_torch(reinterpret_cast<const std::byte*>(big.data()), big.size(), nullptr, "x.pth");
   CHECK(f.tensors.at("w").as<float>().values() == std::vector<float>{1, 2});
+}
+
+TEST_CASE("weights: told by content; a directory of .bin shards, and what is wrong with one") {
+  const std::string torch = torch_dir();
+  CHECK(read_weights(torch + "legacy.pth").format == "torch legacy");
+  CHECK(read_weights(torch + "legacy.safetensors").format == "safetensors");
+  CHECK(read_weights(torch + "script.pt").tensors.size() == 8);
+  const scratch::Dir dir;
+  write_file(dir / "a.bin", read_file(torch + "plain.pth"));
+  write_file(dir / "b.bin", read_file(torch + "legacy_views.pth"));
+  const auto index = [&](const std::string& more) {
+    write_file(dir / "pytorch_model.bin.index.json",
+               "{\"weight_map\": {\"fc.weight\": \"a.bin\", \"row\": \"b.bin\"" + more + "}}");
+    return scratch::message_of([&] { read_weights(dir.path); });
+  };
+  CHECK(index("").empty());
+  CHECK(read_weights(dir.path).tensors.size() == 15);
+  CHECK(
+      scratch::contains(index(", \"gone\": \"b.bin\""), "\"gone\" is not in its shard \"b.bin\""));
+  CHECK(scratch::contains(index(", \"gone\": \"../b.bin\""), "no plain file name"));
+  CHECK(scratch::contains(index(", \"gone\": \"c.bin\""), "c.bin"));
+  write_file(dir / "b.bin", read_file(torch + "plain.pth"));
+  CHECK(scratch::contains(index(", \"conv.bias\": \"b.bin\""), "is in two shards") !=
+        scratch::contains(index(", \"conv.bias\": \"b.bin\""), "is not in its shard"));
+  write_file(dir / "pytorch_model.bin", read_file(torch + "views.pth"));  // the single file wins
+  CHECK(read_weights(dir.path).tensors.size() == 7);
 }

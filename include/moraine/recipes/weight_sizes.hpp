@@ -163,8 +163,8 @@ inline WeightSizes weight_sizes(const TensorMap& map, const RecognisedWeights& r
 
 /// What weights do not say, where it is another than the published models'.
 struct SizedConfigOptions {
-  Index heads = 0;         ///< 0: as published
-  std::string activation;  ///< hidden_act; empty: as published
+  Index heads = 0;           ///< 0: as published
+  std::string activation{};  ///< hidden_act; empty: as published
 };
 struct SizedConfig {
   Json config;                       ///< null: it cannot be written

@@ -25,10 +25,12 @@ struct OpenWeightsOptions {
 /// recognised, and ErrorKind::config when its config cannot be read off the weights.
 inline Pretrained open_weights(const std::string& path, const OpenWeightsOptions& o = {}) {
   WeightsFile file = read_weights(path, o.torch);
-  const RecognisedWeights r = recognise_weights(file.tensors);
-  ConvertOptions names{.rename = true, .prefix = o.prefix, .drop = o.drop};
+  // Names first, so that the family is recognised without what is to be left out.
+  TensorMap kept = convert_weights(file.tensors, {.prefix = o.prefix, .drop = o.drop}).tensors;
+  const RecognisedWeights r = recognise_weights(kept);
+  ConvertOptions names{.rename = true};
   if (r.family && !r.family->sign[static_cast<int>(Naming::hf)]) names.to = Naming::timm;
-  Converted made = convert_weights(file.tensors, names);
+  Converted made = convert_weights(kept, names);
   const SizedConfig c = sized_config(made.tensors, recognise_weights(made.tensors), o.sizes);
   if (c.config.is_null())
     fail(ErrorKind::config, "weights: " + quoted(base_name(path)) +
