@@ -84,6 +84,7 @@ def make(name):
         return net.state_dict(), tf.DINOv3ViTModel, 256, net, "last_hidden_state"
     if name == "clip_l":
         net = randomise(timm.create_model("vit_large_patch14_clip_quickgelu_224", num_classes=768))
+        torch.nn.init.zeros_(net.head.bias)  # CLIP's projection has none
         return clip_meta(net), tf.CLIPVisionModelWithProjection, 224, net, "image_embeds"
     if name == "sam_b":
         net = randomise(timm.create_model("samvit_base_patch16"))

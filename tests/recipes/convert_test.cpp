@@ -146,6 +146,18 @@ TEST_CASE("convert: prefixes, towers saved alone, chunks of blocks, heads") {
   CHECK(d.tensors.size() == c.tensors.size());
 }
 
+TEST_CASE("convert: a classifier's bias does not vanish unsaid") {
+  TensorMap map;
+  for (const NamesCase& c : names_cases())
+    if (c.family == "clip") map = c.files.at(Naming::timm);
+  for (float bias : {0.0f, 0.1f}) {
+    map["head.bias"] = Tensor<float>({10}, std::vector<float>(10, bias));
+    const Converted c = convert_weights(map, {.rename = true, .to = Naming::hf});
+    CHECK(c.report.notes.size() == (bias == 0 ? 0 : 1));
+    CHECK(c.report.dropped.size() == 1);
+  }
+}
+
 TEST_CASE("convert: what does not fit is an error that names it") {
   TensorMap map, eva;
   for (const NamesCase& c : names_cases()) {

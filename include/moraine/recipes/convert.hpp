@@ -213,6 +213,10 @@ inline void rename_all(const TensorMap& map, const ConvertOptions& o, Converted&
       x.keys.push_back(key);
     } else if (table.ignores(name)) {
       out.report.dropped.emplace_back(key, "no part of the backbone");
+      if (name == "head.bias" && std::string(f.name) == "clip" && !all_zero(t))
+        out.report.notes.push_back(key +
+                                   " is not zero: the head is a classifier's, and becomes "
+                                   "visual_projection without its bias");
     } else {
       strangers.push_back(key);
     }
