@@ -127,7 +127,7 @@ DepthAnything<T> open_depth_anything(const Pretrained& p) {
 template <class T = float>
 DepthAnything<T> load_depth_anything(const Pretrained& p) {
   DepthAnything<T> model = open_depth_anything<T>(p);
-  prepare<T>(model);
+  prepare_mapped<T>(model, p.weights);
   return model;
 }
 
