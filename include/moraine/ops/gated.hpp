@@ -45,7 +45,8 @@ template <class T>
 Tensor<T> gated(const Tensor<T>& ab, Activation act) {
   if (ab.rank() < 1 || ab.size(-1) % 2)
     fail(ErrorKind::shape, "gated: needs (...,2F); ab " + str(ab.shape()));
-  if (ab.device() != Device::cpu) return gated_composed(ab, act);
+  if (ab.device() != Device::cpu)
+    fail(ErrorKind::device, "gated: has no CUDA kernel yet -> gated_composed, or .to(Device::cpu)");
   const Tensor<T> x = ab.contiguous().detach();
   Shape out = ab.shape();
   out[-1] /= 2;
