@@ -1,6 +1,8 @@
 // SAM's image encoder against transformers: every folder tests/parity/fixtures/sam_*.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <moraine/autograd/backward.hpp>
 #include <moraine/ops/reduce.hpp>
@@ -64,6 +66,33 @@ TEST_CASE("sam: other image sizes, tables resized, by the formulas of the script
       ++images;
     }
   CHECK(images >= 7);
+}
+
+TEST_CASE("sam: the tables of 64 x 64 tokens at 16 x 16, by the numbers of MFNet") {
+  // 64 -> 16: every position is four of the table along each axis, times -3/32, 19/32, 19/32,
+  // -3/32.
+  SamEncoder<double> sam(
+      {.hidden_size = 1, .num_hidden_layers = 0, .num_attention_heads = 1, .mlp_dim = 1});
+  for (Index i = 0; i < 64 * 64; ++i) sam.pos_embed.data()[i] = std::sin(0.7 * double(i));
+  const Tensor<double> small = sam.positions(16, 16);
+  CHECK(small.shape() == Shape{1, 16, 16, 1});
+  const double f[] = {-3.0 / 32, 19.0 / 32, 19.0 / 32, -3.0 / 32};
+  double worst = 0;
+  for (Index y = 0; y < 16; ++y)
+    for (Index x = 0; x < 16; ++x) {
+      double sum = 0;
+      for (Index i = 0; i < 4; ++i)
+        for (Index j = 0; j < 4; ++j)
+          sum += f[i] * f[j] * sam.pos_embed.at({0, 4 * y + i, 4 * x + j, 0});
+      worst = std::max(worst, std::abs(sum - small.at({0, y, x, 0})));
+    }
+  CHECK(worst < 1e-14);
+  // 127 -> 31 rows.
+  const Tensor<double> t = relative_table(reshape(Tensor<double>::arange(127), {127, 1}), 16);
+  CHECK(t.shape() == Shape{31, 1});
+  CHECK(t.at({0, 0}) == doctest::Approx(0.451613 * 1 + 0.548387 * 2).epsilon(1e-6));
+  CHECK(t.at({15, 0}) == doctest::Approx(63).epsilon(1e-12));
+  CHECK(t.at({30, 0}) == doctest::Approx(0.548387 * 124 + 0.451613 * 125).epsilon(1e-6));
 }
 
 TEST_CASE("sam: gradients of the pixels and of early weights, blocks kept or run again") {

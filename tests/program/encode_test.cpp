@@ -438,6 +438,7 @@ TEST_CASE("encode: what DOFA refuses") {
   field("global_pool", "avg");
   field("mlp_ratio", 1e30);
   field("img_size", 3);
+  field("patch_size", 16777215);
   field("img_size", 23);  // six patches a side by its convolution, five positions
   dofa({"blocks.3."}, [](Case& c) { c.config("depth", none); });
   dofa({"blocks.3."}, [](Case& c) { c.config("depth", 10000000); });

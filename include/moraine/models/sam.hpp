@@ -88,6 +88,16 @@ struct WindowPlaces {
   }
 };
 
+/// A table of relative positions (n,D) for a side of `side` tokens: (2*side-1,D), by linear
+/// interpolation; itself where it fits.
+template <class T>
+Tensor<T> relative_table(const Tensor<T>& t, Index side) {
+  const Index n = t.size(0), d = t.size(1), wanted = 2 * side - 1;
+  if (n == wanted) return t;
+  const Tensor<T> line = reshape(transpose(t), {1, d, n, 1});                   // (1,D,n,1)
+  return transpose(reshape(resize(line, {.size = {wanted, 1}}), {d, wanted}));  // (2*side-1,D)
+}
+
 /// Self-attention over a map, or within its windows. Places of a window beyond the map take part
 /// with a token of zeros (whose query, key and value are the bias), as in the reference; but such a
 /// token is projected once an image, and no place beyond the map is projected back.
@@ -140,18 +150,12 @@ struct SamAttention {
   Tensor<T> attend(const Tensor<T>& all, Size2 map) const {
     AttentionOptions<T> o{.product = product};
     if (rel_pos_h.defined()) {
-      o.rel_h = relative_position(all, heads, table(rel_pos_h, map.h), map, MapAxis::rows);
-      o.rel_w = relative_position(all, heads, table(rel_pos_w, map.w), map, MapAxis::columns);
+      o.rel_h = relative_position(all, heads, relative_table(rel_pos_h, map.h), map, MapAxis::rows);
+      o.rel_w =
+          relative_position(all, heads, relative_table(rel_pos_w, map.w), map, MapAxis::columns);
     }
     if (observed("weights")) observe("weights", self_attention_weights(all, heads, o));
     return self_attention(all, heads, o);
-  }
-  /// A table for `side` tokens: (2*side-1,D).
-  static Tensor<T> table(const Tensor<T>& t, Index side) {
-    const Index n = t.size(0), d = t.size(1), wanted = 2 * side - 1;
-    if (n == wanted) return t;
-    const Tensor<T> line = reshape(transpose(t), {1, d, n, 1});                   // (1,D,n,1)
-    return transpose(reshape(resize(line, {.size = {wanted, 1}}), {d, wanted}));  // (2*side-1,D)
   }
 };
 

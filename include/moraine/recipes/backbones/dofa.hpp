@@ -29,6 +29,8 @@ inline DofaConfig read_dofa_config(const ConfigReader& r) {
   const double hidden = static_cast<double>(c.embed_dim) * c.mlp_ratio;
   if (!(hidden >= 1 && hidden <= 1 << 24))
     r.refuse("mlp_ratio", "is out of range; " + number_text(c.mlp_ratio));
+  if (c.patch_size > 1024)  // a kernel has as many numbers as a patch has pixels, times the width
+    r.refuse("patch_size", "is out of range; " + std::to_string(c.patch_size));
   if (c.img_size < c.patch_size)
     r.refuse("img_size",
              std::to_string(c.img_size) + " is below patch_size " + std::to_string(c.patch_size));
