@@ -2,6 +2,7 @@
 // A fingerprint of weights: which base an adapter or a plugin belongs to. Of the tensors, not of
 // the file: the same for one file and for shards, mapped or copied, whatever stands in the
 // metadata.
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <moraine/core/any_tensor.hpp>

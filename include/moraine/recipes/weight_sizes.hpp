@@ -3,10 +3,12 @@
 // the config.json that load_pretrained takes. What weights cannot say (heads, the activation) is
 // the published models' value, named in `assumed`.
 #include <cmath>
+#include <map>
 #include <moraine/core/any_tensor.hpp>
 #include <moraine/io/json.hpp>
 #include <moraine/recipes/recognise_weights.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace moraine MORAINE_API {

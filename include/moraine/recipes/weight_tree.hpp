@@ -1,6 +1,7 @@
 #pragma once
 // Weights for the eye: statistics of every tensor, NaN and infinity counted, as a tree of their
 // names. What `moraine info` prints.
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -11,6 +12,7 @@
 #include <moraine/core/parallel.hpp>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
