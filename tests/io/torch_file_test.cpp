@@ -111,7 +111,9 @@ TEST_CASE("torch: every fixture gives the tensors that torch gives") {
     for (bool map : {true, false}) {
       const TorchFile got = read_torch(dir + n, {.map = map});
       REQUIRE(got.tensors.size() == expected.tensors.size());
-      for (const auto& [name, t] : expected.tensors) {
+      for (const auto& entry_name : expected.tensors) {
+        const auto& name = entry_name.first;
+        const auto& t = entry_name.second;
         INFO(name);
         REQUIRE(got.tensors.count(name) == 1);
         const AnyTensor& g = got.tensors.at(name);

@@ -46,7 +46,9 @@ TEST_CASE("convert: every family is recognised in every naming") {
   const auto cases = names_cases();
   REQUIRE(cases.size() == 11);
   for (const NamesCase& c : cases)
-    for (const auto& [naming, map] : c.files) {
+    for (const auto& entry_naming : c.files) {
+      const auto& naming = entry_naming.first;
+      const auto& map = entry_naming.second;
       INFO(c.family << " " << std::string(name_of(naming)));
       const RecognisedWeights r = recognise_weights(map);
       REQUIRE(r.family);
@@ -66,8 +68,11 @@ TEST_CASE("convert: every family is recognised in every naming") {
 TEST_CASE("convert: from every naming into every other, tensor by tensor") {
   int pairs = 0;
   for (const NamesCase& c : names_cases())
-    for (const auto& [from, source] : c.files)
-      for (const auto& [to, target] : c.files) {
+    for (const auto& entry_from : c.files)
+      for (const auto& entry_to : c.files) {
+        const auto& [from_name, source] = entry_from;
+        const Naming from = from_name, to = entry_to.first;
+        const TensorMap& target = entry_to.second;
         INFO(c.family << ": " << std::string(name_of(from)) << " -> " << std::string(name_of(to)));
         ++pairs;
         const Converted got = convert_weights(source, {.rename = true, .to = to});
@@ -75,7 +80,9 @@ TEST_CASE("convert: from every naming into every other, tensor by tensor") {
             to == Naming::meta && c.family == "prompt_depth_anything" ? "pipeline." : "";
         // timm's cls_token holds the position of CLS: only the sum can come back.
         const bool folded = c.family == "dinov2_registers" && from == Naming::timm && to != from;
-        for (const auto& [key, t] : got.tensors) {
+        for (const auto& entry_key : got.tensors) {
+          const auto& key = entry_key.first;
+          const auto& t = entry_key.second;
           INFO(key);
           REQUIRE(target.count(prefix + key) == 1);
           const AnyTensor& expected = target.at(prefix + key);
@@ -86,7 +93,8 @@ TEST_CASE("convert: from every naming into every other, tensor by tensor") {
           else
             CHECK(same_bytes(t, expected));
         }
-        for (const auto& [key, t] : target) {
+        for (const auto& entry_key : target) {
+          const auto& key = entry_key.first;
           INFO(key);
           const bool zero = c.family == "dinov3_zero_bias" && from == Naming::timm &&
                             (key.find("q_proj.bias") + 1 || key.find("v_proj.bias") + 1 ||
@@ -107,7 +115,8 @@ TEST_CASE("convert: from every naming into every other, tensor by tensor") {
         }
         // Every tensor of the source is accounted for.
         std::size_t told = got.report.kept.size() + got.report.dropped.size();
-        for (const auto& [olds, news] : got.report.renamed) {
+        for (const auto& entry_olds : got.report.renamed) {
+          const auto& olds = entry_olds.first;
           ++told;
           for (std::size_t at = olds.find(" + "); at != std::string::npos;
                at = olds.find(" + ", at + 1))
@@ -131,7 +140,9 @@ TEST_CASE("convert: prefixes, towers saved alone, chunks of blocks, heads") {
   CHECK(b.report.from.bare);
   REQUIRE(a.tensors.size() == b.tensors.size());
   for (const auto& [k, t] : a.tensors) CHECK(same_bytes(t, b.tensors.at(k)));
-  for (const auto& [k, t] : meta) {
+  for (const auto& entry_k : meta) {
+    const auto& k = entry_k.first;
+    const auto& t = entry_k.second;
     std::string name = k;
     if (name.rfind("blocks.", 0) == 0) name = "blocks.3." + name.substr(7);
     chunked["teacher.backbone." + name] = t;
@@ -203,7 +214,9 @@ TEST_CASE("convert: element types, and values that do not fit them") {
 
 TEST_CASE("convert: sizes are read off the weights, and are the same in every naming") {
   for (const NamesCase& c : names_cases())
-    for (const auto& [naming, map] : c.files) {
+    for (const auto& entry_naming : c.files) {
+      const auto& naming = entry_naming.first;
+      const auto& map = entry_naming.second;
       INFO(c.family << " " << std::string(name_of(naming)));
       const WeightSizes s = weight_sizes(map, recognise_weights(map));
       CHECK(s.complete);

@@ -30,7 +30,9 @@ TensorMap outputs_of(Backbone<float>& b, const std::string& base) {
 /// The worst distance over the tensors that the reference has.
 double worst_of(const TensorMap& got, const TensorMap& ref) {
   double worst = 0;
-  for (const auto& [name, t] : ref) {
+  for (const auto& entry_name : ref) {
+    const auto& name = entry_name.first;
+    const auto& t = entry_name.second;
     REQUIRE(got.count(name) == 1);
     worst = std::max(worst, fixtures::distance(got.at(name), t));
   }
@@ -87,14 +89,18 @@ TEST_CASE("lora files: what was read is written as it was, and read again the sa
     const TensorMap a = read_safetensors(folder + "/adapter_model.safetensors").tensors,
                     b = read_safetensors(dir + "/adapter_model.safetensors").tensors;
     REQUIRE(a.size() == b.size());
-    for (const auto& [key, t] : b) {
+    for (const auto& entry_key : b) {
+      const auto& key = entry_key.first;
+      const auto& t = entry_key.second;
       INFO(key);
       REQUIRE(a.count(key) == 1);
       CHECK(a.at(key).shape == t.shape);
     }
     // A scale that differs within one fused layer (ranks, alpha_pattern) moves into B.
     const LoraAdapter again = read_lora(folder), theirs = read_lora(dir);
-    for (const auto& [module, p] : theirs.modules) {
+    for (const auto& entry_module : theirs.modules) {
+      const auto& module = entry_module.first;
+      const auto& p = entry_module.second;
       INFO(module);
       const LoraPair& q = again.modules.at(module);
       CHECK(fixtures::distance(q.a, p.a) == 0);

@@ -319,7 +319,9 @@ inline Converted convert_weights(const TensorMap& tensors, const ConvertOptions&
     out.tensors = std::move(map);
   }
   if (o.convert)
-    for (auto& [key, t] : out.tensors) {
+    for (auto& entry : out.tensors) {  // no binding: clang 14 lets no lambda capture one
+      const std::string& key = entry.first;
+      AnyTensor& t = entry.second;
       if (!is_float(t.dtype) || t.dtype == o.dtype) continue;
       std::size_t lost = 0;
       const AnyTensor before = t;

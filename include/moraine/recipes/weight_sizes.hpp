@@ -28,13 +28,13 @@ namespace detail {
 class SizedWeights {
  public:
   SizedWeights(const TensorMap& map, const RecognisedWeights& r)
-      : map_(map), r_(r), table_(*r.family, r.naming, r.bare) {
+      : r_(r), table_(*r.family, r.naming, r.bare) {
     for (const auto& [key, t] : map)
       if (key.starts_with(r.prefix))
         names_.emplace(without_chunks(key.substr(r.prefix.size())), &t);
   }
   /// The shape of a tensor by the name it has in the naming `like`; rank 0 when it is not there.
-  Shape shape(const std::string& name, Naming like, std::size_t* pieces = nullptr) const {
+  Shape shape(const std::string& name, Naming like) const {
     std::size_t row = 0, piece = 0;
     NameMatch m;
     if (!table_.find(name, like, row, piece, m)) return {};
@@ -45,7 +45,6 @@ class SizedWeights {
       if (at == names_.end()) continue;
       Shape s = at->second->shape;
       if (p.transposed && s.rank == 2) std::swap(s.dim[0], s.dim[1]);
-      if (pieces) *pieces = here.size();
       return s;
     }
     return {};
@@ -60,7 +59,6 @@ class SizedWeights {
   }
 
  private:
-  const TensorMap& map_;
   const RecognisedWeights& r_;
   NameTable table_;
   std::map<std::string, const AnyTensor*> names_;
