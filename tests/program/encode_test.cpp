@@ -559,6 +559,9 @@ TEST_CASE("encode: what DINOv3, CLIP and EVA-02 refuse") {
       [](Case& c) { c.config("image_size", 35); }, "clip_plain");
   spoil(
       {"head.weight", "head.bias"}, [](Case& c) { c.config("num_classes", 4); }, "eva02_plain");
+  spoil(
+      {"head.weight", "16000000"}, [](Case& c) { c.config("num_classes", 16000000); },
+      "eva02_classes");
   const auto weights = [](const std::string& fixture, const std::string& key, const Shape& other) {
     const auto change = [&](const Words& names, const std::function<void(TensorMap&)>& f) {
       spoil(

@@ -109,6 +109,8 @@ Eva02<T> eva02(const Eva02Config& c, const TensorMap& weights) {
   LoadOptions files = eva02_files(c);
   files.may_share = true;
   check_vit_size("eva02", vit_config(c), weights, files);
+  check_model_size("eva02", static_cast<double>(c.num_classes) * static_cast<double>(c.embed_dim),
+                   weights, {{"head.weight", {c.num_classes, c.embed_dim}}});
   Eva02<T> eva(c);
   load<T>(eva, weights, files);
   return eva;
