@@ -21,7 +21,7 @@ std::string torch_dir() {
 }
 
 template <class U>
-void put(std::string& s, U v) {
+void append_bytes(std::string& s, U v) {
   s.append(reinterpret_cast<const char*>(&v), sizeof v);
 }
 struct Record {
@@ -34,39 +34,43 @@ std::string zip_of(const std::vector<Record>& records, std::uint16_t flags = 0) 
   for (const Record& r : records) {
     const auto at = static_cast<std::uint32_t>(out.size());
     const auto n = static_cast<std::uint32_t>(r.bytes.size());
-    put<std::uint32_t>(out, 0x04034b50), put<std::uint16_t>(out, 20), put(out, flags);
-    put<std::uint16_t>(out, static_cast<std::uint16_t>(r.method)), put<std::uint32_t>(out, 0);
-    put<std::uint32_t>(out, 0), put(out, n), put(out, n);
-    put(out, static_cast<std::uint16_t>(r.name.size())), put<std::uint16_t>(out, 0);
+    append_bytes<std::uint32_t>(out, 0x04034b50), append_bytes<std::uint16_t>(out, 20),
+        append_bytes(out, flags);
+    append_bytes<std::uint16_t>(out, static_cast<std::uint16_t>(r.method)),
+        append_bytes<std::uint32_t>(out, 0);
+    append_bytes<std::uint32_t>(out, 0), append_bytes(out, n), append_bytes(out, n);
+    append_bytes(out, static_cast<std::uint16_t>(r.name.size())),
+        append_bytes<std::uint16_t>(out, 0);
     out += r.name + r.bytes;
-    put<std::uint32_t>(directory, 0x02014b50), put<std::uint16_t>(directory, 20);
-    put<std::uint16_t>(directory, 20), put(directory, flags);
-    put<std::uint16_t>(directory, static_cast<std::uint16_t>(r.method));
-    put<std::uint32_t>(directory, 0), put<std::uint32_t>(directory, 0), put(directory, n);
-    put(directory, n), put(directory, static_cast<std::uint16_t>(r.name.size()));
-    put<std::uint16_t>(directory, 0), put<std::uint16_t>(directory, 0);
-    put<std::uint16_t>(directory, 0), put<std::uint16_t>(directory, 0);
-    put<std::uint32_t>(directory, 0), put(directory, at);
+    append_bytes<std::uint32_t>(directory, 0x02014b50), append_bytes<std::uint16_t>(directory, 20);
+    append_bytes<std::uint16_t>(directory, 20), append_bytes(directory, flags);
+    append_bytes<std::uint16_t>(directory, static_cast<std::uint16_t>(r.method));
+    append_bytes<std::uint32_t>(directory, 0), append_bytes<std::uint32_t>(directory, 0),
+        append_bytes(directory, n);
+    append_bytes(directory, n), append_bytes(directory, static_cast<std::uint16_t>(r.name.size()));
+    append_bytes<std::uint16_t>(directory, 0), append_bytes<std::uint16_t>(directory, 0);
+    append_bytes<std::uint16_t>(directory, 0), append_bytes<std::uint16_t>(directory, 0);
+    append_bytes<std::uint32_t>(directory, 0), append_bytes(directory, at);
     directory += r.name;
   }
   const auto begin = static_cast<std::uint32_t>(out.size());
   out += directory;
-  put<std::uint32_t>(out, 0x06054b50), put<std::uint32_t>(out, 0);
-  put(out, static_cast<std::uint16_t>(records.size()));
-  put(out, static_cast<std::uint16_t>(records.size()));
-  put(out, static_cast<std::uint32_t>(directory.size())), put(out, begin);
-  put<std::uint16_t>(out, 0);
+  append_bytes<std::uint32_t>(out, 0x06054b50), append_bytes<std::uint32_t>(out, 0);
+  append_bytes(out, static_cast<std::uint16_t>(records.size()));
+  append_bytes(out, static_cast<std::uint16_t>(records.size()));
+  append_bytes(out, static_cast<std::uint32_t>(directory.size())), append_bytes(out, begin);
+  append_bytes<std::uint16_t>(out, 0);
   return out;
 }
 /// Pickle pieces.
 std::string text(const std::string& s) {
   std::string out = "X";
-  put(out, static_cast<std::uint32_t>(s.size()));
+  append_bytes(out, static_cast<std::uint32_t>(s.size()));
   return out + s;
 }
 std::string whole(std::int64_t v) {
   std::string out = "\x8a\x08";
-  put(out, v);
+  append_bytes(out, v);
   return out;
 }
 std::string tuple_of(const std::vector<std::int64_t>& v) {
