@@ -109,9 +109,9 @@ void check_keys(const std::string& name, M& model, const LoadOptions& files, std
   const Pretrained p = open_pretrained(fixtures::dir() + "/" + name);
   const TensorMap back = save<float>(model, files);
   for (const auto& [key, t] : back) {
-    INFO(key);
-    REQUIRE(p.weights.tensors.count(key) == 1);
-    CHECK(fixtures::distance(t, p.weights.tensors.at(key)) == 0);
+    REQUIRE_MESSAGE(p.weights.tensors.count(key) == 1, key);
+    const double d = fixtures::distance(t, p.weights.tensors.at(key));
+    CHECK_MESSAGE(d == 0, key);
   }
   CHECK(back.size() + ignored == p.weights.tensors.size());
 }
