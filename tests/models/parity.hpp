@@ -108,9 +108,10 @@ template <class M>
 void check_keys(const std::string& name, M& model, const LoadOptions& files, std::size_t ignored) {
   const Pretrained p = open_pretrained(fixtures::dir() + "/" + name);
   const TensorMap back = save<float>(model, files);
-  for (const auto& [key, t] : back) {
+  for (const auto& entry : back) {  // clang 14: no structured binding within INFO
+    const std::string& key = entry.first;
     REQUIRE_MESSAGE(p.weights.tensors.count(key) == 1, key);
-    const double d = fixtures::distance(t, p.weights.tensors.at(key));
+    const double d = fixtures::distance(entry.second, p.weights.tensors.at(key));
     CHECK_MESSAGE(d == 0, key);
   }
   CHECK(back.size() + ignored == p.weights.tensors.size());
