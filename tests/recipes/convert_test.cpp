@@ -157,6 +157,34 @@ TEST_CASE("convert: prefixes, towers saved alone, chunks of blocks, heads") {
   CHECK(d.tensors.size() == c.tensors.size());
 }
 
+TEST_CASE("convert: what state_dict() of transformers 5 calls DINOv2's projections") {
+  TensorMap hf, memory;
+  for (const NamesCase& c : names_cases())
+    if (c.family == "dinov2") hf = c.files.at(Naming::hf);
+  struct Pair {
+    const char *file, *memory;
+  };
+  for (const auto& entry : hf) {
+    std::string name = entry.first;
+    for (const Pair& p : {Pair{"attention.attention.query", "attention.q_proj"},
+                          Pair{"attention.attention.key", "attention.k_proj"},
+                          Pair{"attention.attention.value", "attention.v_proj"},
+                          Pair{"attention.output.dense", "attention.o_proj"}}) {
+      const std::string file = p.file;
+      const std::size_t at = name.find(file);
+      if (at != std::string::npos) name.replace(at, file.size(), p.memory);
+    }
+    memory[name] = entry.second;
+  }
+  REQUIRE(memory.count("encoder.layer.0.attention.q_proj.weight") == 1);
+  const Converted back = convert_weights(memory, {.rename = true, .to = Naming::hf});
+  CHECK(back.report.from.what() == recognise_weights(hf).what());
+  REQUIRE(back.tensors.size() == hf.size());
+  for (const auto& entry : hf) CHECK(same_bytes(back.tensors.at(entry.first), entry.second));
+  const Converted meta = convert_weights(memory, {.rename = true, .to = Naming::meta});
+  CHECK(meta.tensors.count("blocks.1.attn.qkv.weight") == 1);
+}
+
 TEST_CASE("convert: a classifier's bias does not vanish unsaid") {
   TensorMap map;
   for (const NamesCase& c : names_cases())

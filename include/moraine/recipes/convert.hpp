@@ -201,7 +201,7 @@ inline void rename_all(const TensorMap& map, const ConvertOptions& o, Converted&
       out.report.dropped.emplace_back(key, "not below " + r.prefix);
       continue;
     }
-    const std::string name = without_chunks(key.substr(r.prefix.size()));
+    const std::string name = name_in_file(key.substr(r.prefix.size()));
     std::size_t row = 0, piece = 0;
     NameMatch m;
     if (table.find(name, r.naming, row, piece, m)) {

@@ -166,17 +166,34 @@ inline bool has_sign(const char* sign, const std::string& prefix, const TensorMa
   return true;
 }
 
-/// DINOv2 trains with blocks in chunks, "blocks.1.7.": as "blocks.7.".
-inline std::string without_chunks(const std::string& name) {
-  const std::size_t at = name.find("blocks.");
-  if (at == std::string::npos) return name;
-  std::size_t p = at + 7;
-  while (p < name.size() && name[p] >= '0' && name[p] <= '9') ++p;
-  if (p == at + 7 || p + 1 >= name.size() || name[p] != '.' || name[p + 1] < '0' ||
-      name[p + 1] > '9')
-    return name;
-  std::string out = name;
-  return out.erase(at + 7, p + 1 - (at + 7));
+/// Names that a model has while it is trained, as its files have them: DINOv2's blocks in chunks,
+/// "blocks.1.7." as "blocks.7."; and the projections of transformers 5, whose save_pretrained
+/// writes attention.attention.query where state_dict() says attention.q_proj.
+inline std::string name_in_file(const std::string& name) {
+  std::size_t at = name.find("blocks."), p = at + 7;
+  const auto digits = [&] {
+    const std::size_t from = p;
+    while (p < name.size() && name[p] >= '0' && name[p] <= '9') ++p;
+    return p > from;
+  };
+  if (at != std::string::npos && digits() && p + 1 < name.size() && name[p] == '.' &&
+      name[p + 1] >= '0' && name[p + 1] <= '9')
+    return name.substr(0, at + 7) + name.substr(p + 1);
+  at = name.find("encoder.layer.");
+  p = at + 14;
+  if (at == std::string::npos || !digits()) return name;
+  struct Pair {
+    const char *there, *here;
+  };
+  for (const Pair& r : {Pair{".attention.q_proj.", ".attention.attention.query."},
+                        Pair{".attention.k_proj.", ".attention.attention.key."},
+                        Pair{".attention.v_proj.", ".attention.attention.value."},
+                        Pair{".attention.o_proj.", ".attention.output.dense."}}) {
+    const std::string there = r.there;
+    if (name.compare(p, there.size(), there) == 0)
+      return name.substr(0, p) + r.here + name.substr(p + there.size());
+  }
+  return name;
 }
 
 }  // namespace detail
@@ -184,7 +201,7 @@ inline std::string without_chunks(const std::string& name) {
 /// Tells a file by its names. Of several families that fit, the one that knows most names.
 inline RecognisedWeights recognise_weights(const TensorMap& tensors) {
   TensorMap map;
-  for (const auto& [key, t] : tensors) map.emplace(detail::without_chunks(key), t);
+  for (const auto& [key, t] : tensors) map.emplace(detail::name_in_file(key), t);
   static constexpr const char* prefixes[] = {"",
                                              "module.",
                                              "model.",

@@ -30,8 +30,7 @@ class SizedWeights {
   SizedWeights(const TensorMap& map, const RecognisedWeights& r)
       : r_(r), table_(*r.family, r.naming, r.bare) {
     for (const auto& [key, t] : map)
-      if (key.starts_with(r.prefix))
-        names_.emplace(without_chunks(key.substr(r.prefix.size())), &t);
+      if (key.starts_with(r.prefix)) names_.emplace(name_in_file(key.substr(r.prefix.size())), &t);
   }
   /// The shape of a tensor by the name it has in the naming `like`; rank 0 when it is not there.
   Shape shape(const std::string& name, Naming like) const {
