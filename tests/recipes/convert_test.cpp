@@ -181,6 +181,14 @@ TEST_CASE("convert: what state_dict() of transformers 5 calls DINOv2's projectio
   CHECK(back.report.from.what() == recognise_weights(hf).what());
   REQUIRE(back.tensors.size() == hf.size());
   for (const auto& entry : hf) CHECK(same_bytes(back.tensors.at(entry.first), entry.second));
+  // The account has the names that were in the file.
+  std::size_t names = back.report.kept.size();
+  CHECK(!back.report.renamed.empty());
+  for (const auto& entry : back.report.renamed) {
+    CHECK(entry.first.find("_proj.") != std::string::npos);
+    for (std::size_t at = 0; at != std::string::npos; at = entry.first.find(" + ", at + 1)) ++names;
+  }
+  CHECK(names == hf.size());
   const Converted meta = convert_weights(memory, {.rename = true, .to = Naming::meta});
   CHECK(meta.tensors.count("blocks.1.attn.qkv.weight") == 1);
 }

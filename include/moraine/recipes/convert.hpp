@@ -80,22 +80,31 @@ inline std::string joined(const std::vector<std::string>& names) {
   return out;
 }
 
+/// Tensors of a file by piece of a row; no tensor and no name where a piece is not stored.
+struct FoundPieces {
+  std::vector<const AnyTensor*> have;
+  std::vector<std::string> names;  ///< as the file has them, without the prefix
+  const std::string& any_name() const {
+    std::size_t i = 0;
+    while (i + 1 < names.size() && names[i].empty()) ++i;
+    return names[i];
+  }
+};
+
 /// Pieces of one naming -> pieces of another, rows following each other.
 inline void convert_row(const std::vector<NamePiece>& from, const std::vector<NamePiece>& to,
-                        const NameMatch& m, const std::vector<const AnyTensor*>& have,
-                        Converted& out) {
+                        const NameMatch& m, const FoundPieces& found, Converted& out) {
   std::vector<std::string> olds, news;
   std::vector<AnyTensor> rows;
   for (std::size_t i = 0; i < from.size(); ++i) {
-    const std::string key = fill_name(from[i].name, m);
     if (from[i].zeros) {
       rows.emplace_back();  // filled below, when a neighbour's shape is known
       continue;
     }
-    AnyTensor t = *have[i];
-    if (from[i].transposed) t = transposed(t, key);
+    AnyTensor t = *found.have[i];
+    if (from[i].transposed) t = transposed(t, found.names[i]);
     rows.push_back(std::move(t));
-    olds.push_back(key);
+    olds.push_back(found.names[i]);
   }
   const AnyTensor* sample = nullptr;
   for (std::size_t i = 0; i < from.size(); ++i)
@@ -190,11 +199,7 @@ inline void rename_all(const TensorMap& map, const ConvertOptions& o, Converted&
   const NameFamily& f = *r.family;
   const int from = static_cast<int>(r.naming), to = static_cast<int>(o.to);
   const NameTable table(f, r.naming, r.bare);
-  struct Found {
-    std::vector<const AnyTensor*> have;
-    std::vector<std::string> keys;
-  };
-  std::map<std::pair<std::size_t, NameMatch>, Found> found;
+  std::map<std::pair<std::size_t, NameMatch>, FoundPieces> found;
   std::vector<std::string> strangers;
   for (const auto& [key, t] : map) {
     if (!key.starts_with(r.prefix)) {
@@ -205,12 +210,13 @@ inline void rename_all(const TensorMap& map, const ConvertOptions& o, Converted&
     std::size_t row = 0, piece = 0;
     NameMatch m;
     if (table.find(name, r.naming, row, piece, m)) {
-      Found& x = found[{row, m}];
+      FoundPieces& x = found[{row, m}];
       x.have.resize(table.rows[row].pieces[from].size());
+      x.names.resize(x.have.size());
       if (x.have[piece])
         fail(ErrorKind::key, "convert: two tensors are " + name + "; one is " + key);
       x.have[piece] = &t;
-      x.keys.push_back(key);
+      x.names[piece] = key.substr(r.prefix.size());
     } else if (table.ignores(name)) {
       out.report.dropped.emplace_back(key, "no part of the backbone");
       if (name == "head.bias" && std::string(f.name) == "clip" && !all_zero(t))
@@ -235,13 +241,15 @@ inline void rename_all(const TensorMap& map, const ConvertOptions& o, Converted&
       if (!x.have[i] && !row.pieces[from][i].zeros)
         fail(ErrorKind::key, "convert: " + r.prefix +
                                  fill_name(row.pieces[from][i].name, at.second) +
-                                 " is missing beside " + x.keys[0]);
+                                 " is missing beside " + r.prefix + x.any_name());
     if (row.pieces[to].empty()) {
-      for (const std::string& k : x.keys)
-        out.report.dropped.emplace_back(k, std::string(name_of(o.to)) + " has no such tensor");
+      for (const std::string& name : x.names)
+        if (!name.empty())
+          out.report.dropped.emplace_back(r.prefix + name,
+                                          std::string(name_of(o.to)) + " has no such tensor");
       continue;
     }
-    convert_row(row.pieces[from], row.pieces[to], at.second, x.have, out);
+    convert_row(row.pieces[from], row.pieces[to], at.second, x, out);
   }
   if (r.naming == Naming::meta && o.to != Naming::meta && std::string(f.name).starts_with("dinov3"))
     out.report.notes.push_back("the bias of keys, masked to zero in the file, is left out");
